@@ -1,0 +1,1 @@
+"""The laptop and Linux side: the `zts` command and its client."""
