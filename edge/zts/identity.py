@@ -1,0 +1,136 @@
+"""Names, fingerprints, and the two lines a person pastes: the join code and the enrolment line."""
+
+from binascii import a2b_base64, b2a_base64
+from collections import namedtuple
+
+from . import crypto, wire
+from .errors import FormatError
+
+_BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+_NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789-_"
+
+JoinCode = namedtuple("JoinCode", ("relay_key", "secret", "host", "port"))
+EnrolLine = namedtuple("EnrolLine", ("code", "pairing", "owner_key", "name"))
+
+
+def base32(data: bytes) -> str:
+    """RFC 4648 base32 in lower case, without padding. 15 bytes give 24 characters."""
+    out = []
+    bits = value = 0
+    for byte in data:
+        value = (value << 8 | byte) & 0xFFF
+        bits += 8
+        while bits >= 5:
+            bits -= 5
+            out.append(_BASE32[value >> bits & 31])
+    if bits:
+        out.append(_BASE32[value << (5 - bits) & 31])
+    return "".join(out)
+
+
+def fingerprint(public_key: bytes) -> bytes:
+    """The first 15 bytes of SHA-256(public key): 120 bits, so a second key with the same one is out of reach."""
+    return crypto.sha256(public_key)[: wire.FP_BYTES]
+
+
+def fingerprint_text(public_key: bytes) -> str:
+    return base32(fingerprint(public_key))
+
+
+def is_fingerprint_text(text: str) -> bool:
+    return len(text) == wire.FP_CHARS and all(c in _BASE32 for c in text)
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """24 base32 characters to 15 bytes. Raises FormatError."""
+    if not is_fingerprint_text(text):
+        raise FormatError("not a fingerprint")
+    value = 0
+    for char in text:
+        value = value << 5 | _BASE32.index(char)
+    return value.to_bytes(wire.FP_BYTES, "big")
+
+
+def check_name(name: str) -> str:
+    """Returns the bare name of `@name` or `name`. One spelling only: a-z 0-9 - _, first and last a letter or digit.
+
+    Raises FormatError. Upper case, dots, spaces and look-alikes from other scripts are refused, not folded.
+    """
+    bare = name[1:] if name.startswith("@") else name
+    if not 1 <= len(bare) <= wire.NAME_MAX_CHARS:
+        raise FormatError(f"a name has 1 to {wire.NAME_MAX_CHARS} characters")
+    if any(c not in _NAME_CHARS for c in bare) or bare[0] in "-_" or bare[-1] in "-_":
+        raise FormatError(f"'{name}' is no name: use a-z, 0-9, '-' and '_', beginning and ending with a letter or digit")
+    return bare
+
+
+def _encode64(data: bytes) -> str:
+    return b2a_base64(data).decode().rstrip("=\n").replace("+", "-").replace("/", "_")
+
+
+def _decode64(text: str, size: int) -> bytes:
+    """base64url without padding, of exactly `size` bytes and canonical. Raises FormatError."""
+    try:
+        data = a2b_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
+    except ValueError:
+        raise FormatError("the middle part is not base64url: was the line cut?")
+    if len(data) != size or _encode64(data) != text:
+        raise FormatError("the line has the wrong length: was it cut?")
+    return data
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` to (host, port). Raises FormatError."""
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise FormatError(f"'{address}': an IPv6 address stands in brackets, [::1]:7440")
+    if not host or not all(33 <= ord(c) < 127 for c in host) or len(host) > 253:
+        raise FormatError(f"'{address}' is not host:port")
+    if not port or len(port) > 5 or not all("0" <= c <= "9" for c in port) or not int(port) <= 65535:
+        raise FormatError(f"'{address}' has no port between 0 and 65535")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def format_join_code(code: JoinCode) -> str:
+    return f"zts1:{_encode64(code.relay_key + code.secret)}@{join_address(code.host, code.port)}"
+
+
+def parse_join_code(line: str) -> JoinCode:
+    """`zts1:` base64url(relay key 32 | secret 16) `@host:port`. Raises FormatError."""
+    text = line.strip()
+    if not text.startswith("zts1:"):
+        raise FormatError("a join code begins with zts1:")
+    middle, at, address = text[5:].partition("@")
+    if not at:
+        raise FormatError("the join code has no @host:port: was it cut?")
+    data = _decode64(middle, wire.KEY_BYTES + wire.SECRET_BYTES)
+    host, port = split_address(address)
+    return JoinCode(data[: wire.KEY_BYTES], data[wire.KEY_BYTES :], host, port)
+
+
+def format_enrol_line(line: EnrolLine) -> str:
+    code = line.code
+    data = code.relay_key + code.secret + line.pairing + line.owner_key
+    return f"zts1d:{_encode64(data)}@{join_address(code.host, code.port)}/{line.name}"
+
+
+def parse_enrol_line(line: str) -> EnrolLine:
+    """`zts1d:` base64url(relay key 32 | secret 16 | pairing secret 32 | owner's key 32) `@host:port/name`. Raises FormatError."""
+    text = line.strip()
+    if not text.startswith("zts1d:"):
+        raise FormatError("an enrolment line begins with zts1d:")
+    middle, at, rest = text[6:].partition("@")
+    address, slash, name = rest.partition("/")
+    if not at or not slash:
+        raise FormatError("the enrolment line has no @host:port/name: was it cut?")
+    key, secret = wire.KEY_BYTES, wire.SECRET_BYTES
+    data = _decode64(middle, 3 * key + secret)
+    host, port = split_address(address)
+    code = JoinCode(data[:key], data[key : key + secret], host, port)
+    return EnrolLine(code, data[key + secret : 2 * key + secret], data[2 * key + secret :], check_name(name))
