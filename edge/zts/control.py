@@ -30,6 +30,7 @@ _SIZES = {
     wire.TLV_BROKER: 0,
     wire.TLV_SECRET: wire.SECRET_BYTES,
     wire.TLV_PUBLIC: wire.KEY_BYTES,
+    wire.TLV_CODE_ID: wire.HINT_BYTES,
 }
 
 _MAC1_AT = wire.HEADER_BYTES

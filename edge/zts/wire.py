@@ -56,6 +56,7 @@ TLV_PIN = 0x8A
 TLV_BROKER = 0x8B
 TLV_SECRET = 0x8C
 TLV_PUBLIC = 0x8D
+TLV_CODE_ID = 0x8E
 
 # --- legs ----------------------------------------------------------------------------------------------------------------
 MAGIC_LEG = b"ZR1"  # to the relay: a leg follows
