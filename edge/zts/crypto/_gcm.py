@@ -1,0 +1,243 @@
+"""AES-256-GCM (NIST SP 800-38D) on MicroPython, in a time that does not depend on keys or data as far as AES's does not.
+
+CTR is one cryptolib ECB call over counter blocks in a scratch buffer, then a XOR. The scratch is shared by all Aead objects, so a
+call must not be interrupted by another one: no await, no second thread, no call from an interrupt.
+
+GHASH multiplies polynomials over GF(2) without tables. A 128-bit number is 8 limbs of 16 bits; three levels of Karatsuba make 27
+products of 16 by 16 bits. Each splits its factors into three, taking every third bit, and multiplies those as integers: at most 6
+bits meet in a column, whose sum fits in the 3 bits of room, so that the lowest bit of a column is the product over GF(2).
+Numbers stay below 2^32, and reads by ptr32 are turned to uint before a right shift, so 32- and 64-bit words agree.
+"""
+
+import struct
+from array import array
+
+import micropython
+from cryptolib import aes
+
+from zts.errors import CryptoError, LocalError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Buffer = bytes | bytearray | memoryview
+
+_BATCH = 1024  # a board's longest record (wire.BOARD_MAX_RECORD) in one batch
+_TAG_AT = 16 + _BATCH
+_scratch = bytearray(_TAG_AT + 16)  # the block that masks the tag, key stream, room for a tag
+_view = memoryview(_scratch)
+_lengths = bytearray(16)
+
+# GHASH's work space, in words: 0..26 factors, then products; 27..43 a zero, then the product's 16-bit columns; 44..51 the product.
+# Between calls the running value's limbs lie at 9 * (l >> 2) + 3 * (l >> 1 & 1) + (l & 1).
+_work = bytearray(52 * 4)
+# Where Karatsuba's term 9i + 3j + k belongs: column 4 c(i) + 2 c(j) + c(k), c = 0, 2, 1 for low, high and middle terms.
+_COLUMNS = bytes((0, 2, 1, 4, 6, 5, 2, 4, 3, 8, 10, 9, 12, 14, 13, 10, 12, 11, 4, 6, 5, 8, 10, 9, 6, 8, 7))
+
+
+@micropython.viper
+def differ(a: ptr8, a_at: int, b: ptr8, b_at: int, n: int) -> bool:
+    """Whether a[a_at:a_at + n] and b[b_at:b_at + n] differ; reads all of both. The caller has checked the lengths."""
+    d = 0
+    for i in range(n):
+        d |= a[a_at + i] ^ b[b_at + i]
+    return d != 0
+
+
+@micropython.viper
+def _counters(out: ptr8, nonce: ptr8, before: int, blocks: int):
+    # Block 0 is J0 (it masks the tag); the others count on from `before` data blocks.
+    at = 0
+    for b in range(blocks):
+        for i in range(12):
+            out[at + i] = nonce[i]
+        c = 1
+        if b > 0:
+            c = before + b + 1
+        out[at + 12] = c >> 24
+        out[at + 13] = c >> 16
+        out[at + 14] = c >> 8
+        out[at + 15] = c
+        at += 16
+
+
+@micropython.viper
+def _xor(out: ptr8, data: ptr8, at: int, n: int):
+    # out[16:] ^= data[at:at + n]. Words where both are aligned: a Cortex-M0+ faults otherwise.
+    i = 0
+    if (int(data) + at) & 3 == 0:
+        o = ptr32(int(out) + 16)
+        d = ptr32(int(data) + at)
+        w = n >> 2
+        while i < w:
+            o[i] = o[i] ^ d[i]
+            i += 1
+        i <<= 2
+    while i < n:
+        out[16 + i] = out[16 + i] ^ data[at + i]
+        i += 1
+
+
+@micropython.viper
+def _ghash(a: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
+    # Takes in data[at:at + n], its last block filled up with zeros.
+    columns = ptr8(_COLUMNS)
+    if start:
+        for i in range(14):
+            a[i] = 0
+    end = at + n
+    m0 = 0x12492492
+    m0 = (m0 << 2) | 1  # bits 0, 3, .. 30; too large for a literal, and for a constant the compiler folds
+    while at < end:
+        for l in range(8):
+            v = 0
+            if at < end:
+                v = data[at] << 8
+            if at + 1 < end:
+                v |= data[at + 1]
+            at += 2
+            g = 7 - l
+            g = 9 * (g >> 2) + 3 * ((g >> 1) & 1) + (g & 1)
+            a[g] = a[g] ^ v
+        for i in range(9):
+            a[18 + i] = a[i] ^ a[9 + i]
+        for g in range(0, 27, 9):
+            for i in range(g, g + 3):
+                a[i + 6] = a[i] ^ a[i + 3]
+        for g in range(0, 27, 3):
+            a[g + 2] = a[g] ^ a[g + 1]
+        for i in range(27):
+            x = a[i]
+            x0 = x & 0x9249
+            x1 = x & 0x2492
+            x2 = x & 0x4924
+            y = int(h[i])
+            y0 = y & 0x9249
+            y1 = y & 0x2492
+            y2 = y & 0x4924
+            a[i] = (
+                ((x0 * y0 ^ x1 * y2 ^ x2 * y1) & m0)
+                | ((x0 * y1 ^ x1 * y0 ^ x2 * y2) & 0x12492492)
+                | ((x0 * y2 ^ x1 * y1 ^ x2 * y0) & 0x24924924)
+            )
+        for g in range(0, 27, 3):
+            a[g + 2] = a[g + 2] ^ a[g] ^ a[g + 1]
+        for g in range(0, 27, 9):
+            for i in range(g, g + 3):
+                a[i + 6] = a[i + 6] ^ a[i] ^ a[i + 3]
+        for i in range(9):
+            a[18 + i] = a[18 + i] ^ a[i] ^ a[9 + i]
+        for i in range(28, 44):
+            a[i] = 0
+        for i in range(27):
+            g = 28 + columns[i]
+            a[g] = a[g] ^ a[i]
+        # GCM's bits are mirrored: the product of two mirrored numbers must move up by one.
+        for i in range(8):
+            g = 28 + 2 * i
+            a[44 + i] = (a[g] << 1) ^ (a[g + 1] << 17) ^ (a[g - 1] >> 15)
+        # x^128 = x^7 + x^2 + x + 1, mirrored: the low half goes up into the high half.
+        for i in range(44, 48):
+            z = uint(a[i])
+            a[i + 4] = int(uint(a[i + 4]) ^ z ^ (z >> 1) ^ (z >> 2) ^ (z >> 7))
+            a[i + 3] = int(uint(a[i + 3]) ^ (z << 31) ^ (z << 30) ^ (z << 25))
+        for l in range(8):
+            a[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)] = int(uint(a[48 + (l >> 1)]) >> ((l & 1) << 4)) & 0xFFFF
+
+
+@micropython.viper
+def _tag(a: ptr32, out: ptr8, at: int):
+    # out[at:at + 16] = GHASH's value, masked by the first block.
+    for l in range(8):
+        v = a[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)]
+        i = 14 - 2 * l
+        out[at + i] = out[i] ^ (v >> 8)
+        out[at + i + 1] = out[i + 1] ^ v
+
+
+def _factors(h):
+    # The hash key's 27 factors of 16 bits, ordered as in _work.
+    f = array("H", bytes(54))
+    for l in range(8):
+        f[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)] = h[14 - 2 * l] << 8 | h[15 - 2 * l]
+    for i in range(9):
+        f[18 + i] = f[i] ^ f[9 + i]
+    for g in range(0, 27, 9):
+        for i in range(g, g + 3):
+            f[i + 6] = f[i] ^ f[i + 3]
+    for g in range(0, 27, 3):
+        f[g + 2] = f[g] ^ f[g + 1]
+    return f
+
+
+class Aead:
+    """AES-256-GCM with 12-byte nonces and 16-byte tags. The caller never uses a nonce twice.
+
+    An open message is returned only after its tag was checked. Not to be called from two threads.
+    """
+
+    def __init__(self, key: "Buffer") -> None:
+        if len(key) != 32:
+            raise LocalError("Aead: the key has 32 bytes")
+        self._aes = aes(key, 1)
+        h = bytearray(16)
+        self._aes.encrypt(h, h)
+        self._h = _factors(h)
+
+    def _key_stream(self, nonce, at, n):
+        # Fills the scratch with the block of the tag and with key stream for data[at:at + n].
+        blocks = (n + 31) >> 4
+        _counters(_scratch, nonce, at >> 4, blocks)
+        v = _view[: blocks << 4]
+        self._aes.encrypt(v, v)
+
+    def _hash_lengths(self, ad, n):
+        struct.pack_into(">QQ", _lengths, 0, len(ad) * 8, n * 8)
+        _ghash(_work, self._h, _lengths, 0, 16, 0)
+
+    def seal(self, nonce: "Buffer", plaintext: "Buffer", ad: "Buffer") -> bytes:
+        """Ciphertext and tag: 16 bytes more than `plaintext`. `ad` is authenticated, not enclosed."""
+        if len(nonce) != 12:
+            raise LocalError("Aead: the nonce has 12 bytes")
+        _ghash(_work, self._h, ad, 0, len(ad), 1)
+        n = len(plaintext)
+        at = 0
+        out = b""
+        while True:
+            m = min(n - at, _BATCH)
+            self._key_stream(nonce, at, m)
+            _xor(_scratch, plaintext, at, m)
+            _ghash(_work, self._h, _view[16:], 0, m, 0)
+            at += m
+            if at == n:
+                break
+            out += _view[16 : 16 + m]
+        self._hash_lengths(ad, n)
+        _tag(_work, _scratch, 16 + m)
+        last = bytes(_view[16 : 32 + m])
+        return out + last if out else last
+
+    def open_(self, nonce: "Buffer", data: "Buffer", ad: "Buffer") -> bytes:
+        """The plaintext of ciphertext and tag. CryptoError, and nothing else, unless all of it is authentic."""
+        if len(nonce) != 12:
+            raise LocalError("Aead: the nonce has 12 bytes")
+        n = len(data) - 16
+        if n < 0:
+            raise CryptoError
+        _ghash(_work, self._h, ad, 0, len(ad), 1)
+        _ghash(_work, self._h, data, 0, n, 0)
+        self._hash_lengths(ad, n)
+        at = 0
+        out = b""
+        while True:
+            m = min(n - at, _BATCH)
+            self._key_stream(nonce, at, m)
+            if at == 0:
+                _tag(_work, _scratch, _TAG_AT)
+                if differ(_scratch, _TAG_AT, data, n, 16):
+                    raise CryptoError
+            _xor(_scratch, data, at, m)
+            at += m
+            last = bytes(_view[16 : 16 + m])
+            if at == n:
+                return out + last if out else last
+            out += last
