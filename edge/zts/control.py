@@ -120,6 +120,23 @@ def party_psk(party_key: bytes) -> bytes:
     return crypto.hkdf(b"", party_key, b"ZTS/1 relay psk")
 
 
+def read_account(answer: "dict[int, bytes]", code: identity.JoinCode) -> identity.Account:
+    """What an enrolment's answer gives. Raises RemoteError with the relay's code, or when the answer is not whole."""
+    if answer[wire.TLV_CODE][0] != wire.OK:
+        raise RemoteError("the relay refuses to enrol", answer[wire.TLV_CODE][0])
+    for kind in (wire.TLV_ACCOUNT, wire.TLV_PARTY_KEY, wire.TLV_PASSWORD, wire.TLV_BROKER):
+        if kind not in answer:
+            raise RemoteError("the relay's answer is not whole")
+    broker = answer[wire.TLV_BROKER].decode()
+    tls = identity.parse_broker(broker, code.host)[0]
+    if tls != (wire.TLV_PIN in answer):
+        raise RemoteError("a broker's pin and its mqtts:// go together")
+    password = identity.base32(answer[wire.TLV_PASSWORD])
+    pin = answer.get(wire.TLV_PIN, b"")
+    account, key = answer[wire.TLV_ACCOUNT], answer[wire.TLV_PARTY_KEY]
+    return identity.Account(code.relay_key, code.host, code.port, account, key, password, pin, broker)
+
+
 def _mac1(mac_key: bytes, epoch: bytes, m1: bytes) -> bytes:
     return crypto.hmac_sha256(mac_key, epoch + m1[:_MAC1_AT] + m1[_NOISE_AT:])[: wire.MAC_BYTES]
 
@@ -252,11 +269,10 @@ class Responder:
         peer = find_peer(sender, m1[2], hint(m1))
         if peer is None:
             return self._refuse("unknown")
-        for epoch, seen in self._epochs:
-            if has_mac1(m1, peer.mac_key, epoch):
-                break
-        else:
+        matching = [pair for pair in self._epochs if has_mac1(m1, peer.mac_key, pair[0])]
+        if not matching:
             return self._refuse("mac1")
+        epoch, seen = matching[0]
         ephemeral = m1[_NOISE_AT : _NOISE_AT + 8]
         if ephemeral in seen:
             return self._refuse("replay")

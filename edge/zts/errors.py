@@ -23,3 +23,11 @@ class RemoteError(ZtsError):
 
 class FormatError(ZtsError):
     """Text a person pasted, or a file, is not of the form it should be. The message says what is wrong with it."""
+
+
+class StreamReset(ZtsError):
+    """The stream ended without a FIN: some bytes may be missing. `code` is the wire code that says why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stream reset, code {code}")
+        self.code = code

@@ -11,6 +11,8 @@ _NAME_CHARS = "abcdefghijklmnopqrstuvwxyz0123456789-_"
 
 JoinCode = namedtuple("JoinCode", ("relay_key", "secret", "host", "port"))
 EnrolLine = namedtuple("EnrolLine", ("code", "pairing", "owner_key", "name"))
+# What enrolling at a relay gave a party. `password` is its MQTT password as text; `pin` is b"" for a broker without TLS.
+Account = namedtuple("Account", ("relay_key", "host", "port", "account", "party_key", "password", "pin", "broker"))
 
 
 def base32(data: bytes) -> str:
@@ -95,6 +97,20 @@ def split_address(address: str) -> tuple[str, int]:
 
 def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_broker(url: str, default_host: str) -> tuple[bool, str, int]:
+    """`mqtt[s]://[host]:port` to (with TLS, host, port); no host means `default_host`. Raises FormatError."""
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in ("mqtt", "mqtts"):
+        raise FormatError(f"'{url}' is no broker URL: mqtt://host:port or mqtts://host:port")
+    host, port = split_address(join_address(default_host, 0)[:-2] + rest if rest.startswith(":") else rest)
+    return scheme == "mqtts", host, port
+
+
+def client_id(password: str) -> str:
+    """An agent's MQTT client id: constant, and unguessable for whoever lacks its password. 23 characters."""
+    return base32(crypto.hmac_sha256(password.encode(), b"cid")[:14])
 
 
 def format_join_code(code: JoinCode) -> str:

@@ -77,7 +77,7 @@ RECORD_MAX_LEN = 0xFFFF  # what len2 can say: ciphertext and tag
 REKEY_RECORDS = 0x10000  # Noise REKEY before every 2^16th record
 
 FRAME_RESUME = 0x01  # {stream4 rx_offset8}*
-FRAME_INFO = 0x02  # {kind1 length1 name}*
+FRAME_INFO = 0x02  # more1 {kind1 length1 name}*
 FRAME_PING = 0x03  # records_sent8
 FRAME_PONG = 0x04
 FRAME_GOAWAY = 0x05  # reason1 last_stream4
@@ -116,6 +116,7 @@ BOARD_SESSIONS = 3  # ESP32: 10 sockets, 1 MQTT, and a target socket for some st
 HOST_SESSIONS = 256
 BOARD_STREAMS = 8
 HOST_STREAMS = 1024
+MAX_SERVICES = 64  # of one device
 BOARD_MAX_RECORD = 1040  # 1 KiB of ciphertext and the tag; with its head below one rp2 TCP window
 BOARD_WINDOW = 4096  # bytes buffered for a stream: 8 streams are a quarter of a board's heap
 HOST_WINDOW = 1 << 20  # a stream; 100 Mbit/s at 80 ms round trip

@@ -1,0 +1,388 @@
+"""The one asyncio driver: dials a relay and runs a session over the leg. The same code on CPython and MicroPython.
+
+`dial(host, port)` gives (reader, writer) as asyncio.open_connection does; `clock()` gives integer ms that never fall.
+"""
+
+import asyncio
+
+from . import control, identity, leg, wire
+from .errors import RemoteError, StreamReset
+from .session import Closed, Confirmed, Finished, Gone, Opened, Received, Reset, Services, Session, Writable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    Clock = Callable[[], int]
+    Dial = Callable[[str, int], Awaitable[tuple[Any, Any]]]
+
+# Bytes asked of a leg at once: a few host records, or a board's one.
+HOST_READ = 1 << 18
+BOARD_READ = wire.RECORD_HEAD_BYTES + wire.BOARD_MAX_RECORD
+
+DIAL_S = 10  # a TCP connection and the relay's challenge
+_ETIMEDOUT = 110
+
+
+async def close_quietly(writer: "Any") -> None:
+    """Closes a connection whose fate no longer matters."""
+    try:
+        writer.close()
+        await writer.wait_closed()
+    except OSError:
+        pass
+
+
+async def _within(seconds: int, work: "Any") -> "Any":
+    """Raises OSError when the time is up: MicroPython's asyncio.TimeoutError is none."""
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise OSError(_ETIMEDOUT, "timed out")
+
+
+async def _greet(dial: "Dial", host: str, port: int, magic: bytes) -> "tuple[Any, Any, bytes]":
+    """Dials a relay and gives its challenge16. Raises OSError or EOFError when there is none."""
+    reader, writer = await dial(host, port)
+    try:
+        writer.write(magic)
+        await writer.drain()
+        return reader, writer, await reader.readexactly(wire.CHALLENGE_BYTES)
+    except BaseException:
+        await close_quietly(writer)
+        raise
+
+
+async def ask_relay(
+    dial: "Dial", host: str, port: int, initiator: "Callable[[bytes], control.Initiator]", fields: "dict[int, bytes]"
+) -> "dict[int, bytes]":
+    """One enrolment exchange (ZE1): the relay's authenticated answer.
+
+    Raises OSError when there is no relay, EOFError when it closed without an answer: it
+    does not know the code or the account, or is not the relay of that key. RemoteError: an answer we do not understand.
+    """
+    reader, writer, challenge = await _within(DIAL_S, _greet(dial, host, port, wire.MAGIC_ENROL))
+    try:
+        asking = initiator(challenge)
+        writer.write(asking.message_1(fields))
+        await writer.drain()
+        m2 = await _within(DIAL_S, reader.readexactly(wire.M2_BYTES))
+    finally:
+        await close_quietly(writer)
+    answer = asking.read_message_2(m2)
+    if answer is None:
+        raise EOFError("the answer is not the relay's")
+    return answer
+
+
+async def enrol(dial: "Dial", code: identity.JoinCode, s: "tuple[bytes, bytes]", name: str) -> identity.Account:
+    """Enrols the key pair `s` at the code's relay. The same key and code again give the same account again.
+
+    Raises as ask_relay does, and RemoteError with the relay's code when it refuses (a used or expired join code: DENIED).
+    """
+    fields = {wire.TLV_NAME: name.encode()}
+    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
+
+    def initiator(challenge: bytes) -> control.Initiator:
+        return control.Initiator(wire.PURPOSE_RELAY, s, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
+
+    answer = await ask_relay(dial, code.host, code.port, initiator, fields)
+    return control.read_account(answer, code)
+
+
+async def dial_leg(dial: "Dial", host: str, port: int, hello: leg.LegHello, party_key: bytes, first: bytes) -> "tuple[Any, Any]":
+    """A leg that the relay has joined to its partner; `first` are our first bytes end to end.
+
+    Raises RemoteError with the relay's code when it says one, OSError or EOFError when it says nothing.
+    """
+    reader, writer, challenge = await _within(DIAL_S, _greet(dial, host, port, wire.MAGIC_LEG))
+    try:
+        writer.write(leg.encode_hello(hello, party_key, challenge) + first)
+        await writer.drain()
+        # The relay gives up first; the rest is the way.
+        code = await _within((wire.PARTNER_MS + wire.HELLO_MS) // 1000, reader.readexactly(1))
+    except BaseException:
+        await close_quietly(writer)
+        raise
+    if code[0] != wire.OK:
+        await close_quietly(writer)
+        raise RemoteError("the relay refuses the leg", code[0])
+    return reader, writer
+
+
+class LinkStream:
+    """One stream as a program sees it: a reader and a writer in one. One task may read and one may write at a time."""
+
+    def __init__(self, link: "Link", id_: int, service: str) -> None:
+        self.id = id_
+        self.service = service
+        self._link = link
+        self._chunks: list[bytes] = []
+        self._at = 0  # in the first chunk
+        self._eof = False
+        self._code = -1  # of the reset that ended it
+        self._unsent: list[bytes] = []
+        self._readable = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._accepted = asyncio.Event()
+        self.bytes_in = self.bytes_out = 0
+
+    # Called by the link.
+
+    def _received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self._readable.set()
+
+    def _credited(self) -> None:
+        self._accepted.set()
+        self._writable.set()
+
+    def _finished(self) -> None:
+        self._eof = True
+        self._readable.set()
+
+    def _reset(self, code: int) -> None:
+        if self._code < 0:
+            self._code = code
+        self._accepted.set()
+        self._readable.set()
+        self._writable.set()
+
+    # Called by the program.
+
+    async def opened(self) -> None:
+        """Waits until the device has the target. Raises StreamReset with the device's code."""
+        await self._accepted.wait()
+        if self._code >= 0:
+            raise StreamReset(self._code)
+
+    def accept(self) -> None:
+        """Tells the client that the target is there. Device only."""
+        if self._link.session.is_open(self.id):
+            self._link.session.accept(self.id)
+            self._link.flush()
+
+    async def read(self, n: int = wire.BOARD_WINDOW) -> bytes:
+        """1 to `n` bytes, or b"" once the other side has finished. Raises StreamReset."""
+        while not self._chunks:
+            if self._code >= 0:
+                raise StreamReset(self._code)
+            if self._eof:
+                return b""
+            self._readable.clear()
+            await self._readable.wait()
+        chunk = self._chunks[0]
+        if self._at or len(chunk) > n:
+            data = chunk[self._at : self._at + n]
+        else:
+            data = chunk
+        self._at += len(data)
+        if self._at == len(chunk):
+            self._chunks.pop(0)
+            self._at = 0
+        self.bytes_in += len(data)
+        self._link.session.consume(self.id, len(data))
+        self._link.flush()
+        return data
+
+    async def readline(self) -> bytes:
+        """Up to and with the next newline, at most BOARD_WINDOW bytes; less at the end. Raises StreamReset."""
+        line = b""
+        while len(line) < wire.BOARD_WINDOW and not line.endswith(b"\n"):
+            if self._chunks:
+                end = self._chunks[0].find(b"\n", self._at)
+                part = await self.read(end + 1 - self._at if end >= 0 else len(self._chunks[0]))
+            else:
+                part = await self.read(1)
+            if not part:
+                break
+            line += part
+        return line
+
+    def write(self, data: bytes) -> None:
+        """Takes bytes for the next `drain`."""
+        self._unsent.append(data)
+
+    async def drain(self) -> None:
+        """Sends what was written; waits for credit. Raises StreamReset."""
+        while self._unsent:
+            await self.send(self._unsent.pop(0))
+
+    async def send(self, data: bytes) -> None:
+        """Sends all of `data`, waiting for credit where needed. Raises StreamReset."""
+        view = memoryview(data)
+        while len(view):
+            if self._code >= 0:
+                raise StreamReset(self._code)
+            self._writable.clear()
+            sent = self._link.session.send(self.id, view)
+            self.bytes_out += sent
+            view = view[sent:]
+            self._link.flush()
+            if len(view):
+                await self._writable.wait()
+
+    def finish(self) -> None:
+        """FIN: the other side reads the end after what was sent. Does nothing on a stream that was reset or lost."""
+        if self._code < 0 and self._link.session.is_open(self.id):
+            self._link.session.finish(self.id)
+            self._link.flush()
+
+    def reset(self, code: int) -> None:
+        """RST: the other side learns that bytes may be missing, and why."""
+        self._link.session.reset(self.id, code)
+        self._reset(code)
+        self._link.flush()
+
+
+class Link:
+    """Runs a session over one leg.
+
+    A device gives `announce`, the (kind, name) of the services it names as soon as the client proved its keys, and
+    `on_open(LinkStream)`, called for every stream the client opens.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        clock: "Clock",
+        read_size: int,
+        announce: "list[tuple[int, str]] | None" = None,
+        on_open: "Callable[[LinkStream], None] | None" = None,
+    ) -> None:
+        self.session = session
+        self.services: list[tuple[int, str]] = []
+        self.reason = -1  # the code of the GOAWAY that ended it
+        self._clock = clock
+        self._read_size = read_size
+        self._announce = announce
+        self._on_open = on_open
+        self._streams: dict[int, LinkStream] = {}
+        self._work = asyncio.Event()  # there is something to send
+        self._ready = asyncio.Event()
+        self._over = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    def flush(self) -> None:
+        self._work.set()
+
+    def open(self, service: str) -> LinkStream:
+        """A new stream to a service. Raises LocalError when the session is over or has no place."""
+        stream = LinkStream(self, self.session.open(service), service)
+        self._streams[stream.id] = stream
+        self.flush()
+        return stream
+
+    async def ready(self) -> bool:
+        """Waits until the device proved its keys and named its services; False when the link ended before."""
+        await self._ready.wait()
+        return not self._over.is_set()
+
+    async def wait_over(self) -> None:
+        await self._over.wait()
+
+    def close(self, reason: int = wire.OK) -> None:
+        """Ends the session: GOAWAY goes out, then `run` returns."""
+        self.session.close(reason)
+        self.flush()
+
+    async def run(self, reader: "Any", writer: "Any") -> None:
+        """Until the leg ends. Raises what ended it: OSError or EOFError (the leg was lost), ZtsError (it was tampered with, or broke the
+        protocol); nothing after GOAWAY, whose code is then `reason`. Streams still open are reset first.
+        """
+        works = (self._receive(reader), self._transmit(writer), self._keep_time())
+        tasks = [asyncio.create_task(self._guard(work)) for work in works]
+        try:
+            await self._over.wait()
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                try:
+                    await task
+                except asyncio.CancelledError:
+                    pass
+            self._end(None)
+            await close_quietly(writer)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _guard(self, work: "Any") -> None:
+        try:
+            await work
+            self._end(None)
+        except Exception as failure:
+            self._end(failure)
+
+    def _end(self, failure: "BaseException | None") -> None:
+        if not self._over.is_set():
+            self._failure = failure
+            self._over.set()
+            self._ready.set()
+            self.session.lose_leg()
+            for stream in self._streams.values():
+                stream._reset(wire.TRUNCATED)
+
+    async def _receive(self, reader: "Any") -> None:
+        while True:
+            data = await reader.read(self._read_size)
+            if not data:
+                raise EOFError("the relay closed the leg")
+            self.session.receive_data(data)
+            while True:
+                event = self.session.next_event(self._clock())
+                if event is None:
+                    break
+                self._handle(event)
+                if isinstance(event, Closed):
+                    return
+            self.flush()
+
+    async def _transmit(self, writer: "Any") -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            chunks = self.session.data_to_send()
+            if chunks:
+                writer.write(b"".join(chunks))
+                await writer.drain()
+                for stream in self._streams.values():
+                    stream._writable.set()
+            if self.session.is_over():
+                return
+
+    async def _keep_time(self) -> None:
+        while True:
+            await asyncio.sleep(max(1, self.session.next_timeout() - self._clock()) / 1000)
+            self.session.handle_timeout(self._clock())
+            self.flush()
+
+    def _handle(self, event: "Any") -> None:
+        if isinstance(event, Confirmed):
+            if self._announce is not None:
+                self.session.announce(self._announce)
+                self._ready.set()
+        elif isinstance(event, Services):
+            self.services = event.services
+            self._ready.set()
+        elif isinstance(event, Closed):
+            self.reason = event.reason
+        elif isinstance(event, Opened):
+            stream = self._streams[event.stream] = LinkStream(self, event.stream, event.service)
+            if self._on_open is not None:
+                self._on_open(stream)
+        elif isinstance(event, Gone):
+            self._streams.pop(event.stream, None)
+        else:
+            self._handle_stream(self._streams[event.stream], event)
+
+    def _handle_stream(self, stream: LinkStream, event: "Any") -> None:
+        if isinstance(event, Received):
+            stream._received(event.data)
+        elif isinstance(event, Writable):
+            stream._credited()
+        elif isinstance(event, Finished):
+            stream._finished()
+        elif isinstance(event, Reset):
+            stream._reset(event.code)
