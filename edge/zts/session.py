@@ -47,6 +47,8 @@ class Session:
         self._times = times
         self._frame_room = min(ours.max_record, theirs.max_record) - wire.TAG_BYTES
         self._out_limit = 4 * self._frame_room  # sealed and unsent; more only adds latency between streams
+        # Unsent records: an ACK, a FIN and an RST a stream, and some of the session's own. An honest reader leaves fewer.
+        self._out_records = 4 * max_streams + 64
         self._state = _OVER
         self._their_n = 0  # of the last confirmed leg
         self._pending_n = 0  # of the leg being confirmed
@@ -93,7 +95,7 @@ class Session:
     def _seal(self, stream: int, plain: bytes) -> None:
         if self._records is None:
             raise LocalError("the leg is not up")
-        if self._out_size > 4 * self._out_limit:
+        if len(self._out) > self._out_records:
             raise RemoteError("the other side asks and does not read the answers")
         sealed = self._records.seal(stream, plain)
         self._out.append(sealed)
@@ -278,7 +280,8 @@ class Session:
             raise LocalError("the stream was finished or reset")
         sent = 0
         room = self._frame_room - 1
-        while sent < len(data) and self._out_size < self._out_limit:
+        # Half of the unsent records stay free for answers.
+        while sent < len(data) and self._out_size < self._out_limit and len(self._out) < self._out_records // 2:
             size = min(len(data) - sent, state.credit(), room)
             if size == 0:
                 break

@@ -7,7 +7,7 @@ BOARD = session.Offer(wire.BOARD_MAX_RECORD, wire.BOARD_WINDOW)
 
 
 class End:
-    """A session, the events it gave, and what it received of each stream."""
+    """A session, the events it gave, and apart from them the bytes it received of each stream."""
 
     def __init__(self, role, offer, theirs, streams=8, key=KEY):
         self.session = session.Session(role, key, offer, theirs, streams)
@@ -19,9 +19,10 @@ class End:
             event = self.session.next_event(now)
             if event is None:
                 return
-            self.events.append(event)
             if isinstance(event, session.Received):
-                self.data[event.stream] = self.data.get(event.stream, b"") + event.data
+                self.data.setdefault(event.stream, bytearray()).extend(event.data)
+            else:
+                self.events.append(event)
 
     def all(self, kind):
         return [event for event in self.events if isinstance(event, kind)]
