@@ -7,7 +7,7 @@ PROTOCOL.md, "Control plane".
 from collections import namedtuple
 
 from . import crypto, identity, wire
-from .errors import CryptoError, RemoteError
+from .errors import CryptoError, FormatError, RemoteError
 from .noise import HandshakeState
 
 Hello = namedtuple("Hello", ("epoch", "features"))
@@ -127,8 +127,11 @@ def read_account(answer: "dict[int, bytes]", code: identity.JoinCode) -> identit
     for kind in (wire.TLV_ACCOUNT, wire.TLV_PARTY_KEY, wire.TLV_PASSWORD, wire.TLV_BROKER):
         if kind not in answer:
             raise RemoteError("the relay's answer is not whole")
-    broker = answer[wire.TLV_BROKER].decode()
-    tls = identity.parse_broker(broker, code.host)[0]
+    try:
+        broker = answer[wire.TLV_BROKER].decode()
+        tls = identity.parse_broker(broker, code.host)[0]
+    except (UnicodeError, FormatError):
+        raise RemoteError("the relay's broker URL is none")
     if tls != (wire.TLV_PIN in answer):
         raise RemoteError("a broker's pin and its mqtts:// go together")
     password = identity.base32(answer[wire.TLV_PASSWORD])

@@ -22,6 +22,7 @@ HOST_READ = 1 << 18
 BOARD_READ = wire.RECORD_HEAD_BYTES + wire.BOARD_MAX_RECORD
 
 DIAL_S = 10  # a TCP connection and the relay's challenge
+_TICK_MS = 1000  # a leg that comes up brings its deadlines nearer; nobody wakes the sleeper then
 _ETIMEDOUT = 110
 
 
@@ -292,6 +293,7 @@ class Link:
         protocol); nothing after GOAWAY, whose code is then `reason`. Streams still open are reset first.
         """
         works = (self._receive(reader), self._transmit(writer), self._keep_time())
+        self.flush()
         tasks = [asyncio.create_task(self._guard(work)) for work in works]
         try:
             await self._over.wait()
@@ -354,7 +356,8 @@ class Link:
 
     async def _keep_time(self) -> None:
         while True:
-            await asyncio.sleep(max(1, self.session.next_timeout() - self._clock()) / 1000)
+            wait = self.session.next_timeout() - self._clock()
+            await asyncio.sleep(min(max(1, wait), _TICK_MS) / 1000)
             self.session.handle_timeout(self._clock())
             self.flush()
 

@@ -240,5 +240,7 @@ def test_an_account_must_be_whole():
     for missing in answer:
         if missing != wire.TLV_CODE:
             raises(RemoteError, control.read_account, {kind: value for kind, value in answer.items() if kind != missing}, code)
+    for bad in (b"", b"http://x:1", b"mqtts://:x", b"\xff\xfe", b"mqtt://:7441"):
+        raises(RemoteError, control.read_account, answer | {wire.TLV_BROKER: bad}, code)
     answer[wire.TLV_CODE] = bytes([wire.DENIED])
     assert raises(RemoteError, control.read_account, answer, code).code == wire.DENIED
