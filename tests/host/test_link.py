@@ -272,7 +272,7 @@ def test_goaway_ends_both_with_its_reason() -> None:
 
 def test_a_silent_other_side_is_noticed() -> None:
     async def test() -> None:
-        async with Legs(echo, times=session.Times(10_000, 100, 400)) as legs:
+        async with Legs(echo, times=session.Times(10_000, 1_000, 2_500)) as legs:
             await legs.client.ready()
             swallowed = asyncio.Event()
 
