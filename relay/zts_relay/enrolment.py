@@ -11,7 +11,7 @@ from zts_relay.registry import DEVICE, OWNER, Registry
 
 RATE: Final = 4  # a second from one source: each costs five X25519, and an owner asks once a second for a device it waits for
 BURST: Final = 64
-_SOURCES: Final = 4096  # buckets kept; the fullest say nothing, so they may go
+SOURCES: Final = 4096  # buckets kept; the fullest say nothing, so they may go
 
 _KINDS: Final = {wire.KIND_ENROL: "enrol", wire.KIND_MAKE_CODE: "code", wire.KIND_LOOK_UP: "look_up"}
 _OUTCOMES: Final = {
@@ -40,6 +40,11 @@ class Desk:
         self._changed = changed
         self._buckets: dict[bytes, control.Bucket] = {}
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (kind, outcome)
+
+    @property
+    def sources(self) -> int:
+        """How many sources' attempts are remembered."""
+        return len(self._buckets)
 
     def answer(self, m1: bytes, challenge: bytes, source: bytes) -> bytes | None:
         """Message 2, or None: say nothing. `challenge` is the one this connection was given, `source` where it comes from."""
@@ -73,7 +78,7 @@ class Desk:
 
     def _may_try(self, source: bytes) -> bool:
         now = self._now()
-        if source not in self._buckets and len(self._buckets) >= _SOURCES:
+        if source not in self._buckets and len(self._buckets) >= SOURCES:
             del self._buckets[next(iter(self._buckets))]
         # The source that came last stands last, so that the one dropped above is the one silent for the longest time.
         bucket = self._buckets.pop(source, None) or control.Bucket(RATE, BURST, now)

@@ -55,6 +55,11 @@ class Rendezvous(Generic[L]):
     def parked(self) -> int:
         return self._parked.total()
 
+    @property
+    def claims(self) -> int:
+        """Of how many (sid, account, role) a leg is parked or joined."""
+        return len(self._claims)
+
     def arrive(self, hello: leg.LegHello, arriving: L) -> Arrival[L]:
         """Judge a leg whose hello is verified. Only an answer of OK changes anything."""
         if hello.account == hello.peer:

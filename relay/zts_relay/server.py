@@ -80,6 +80,11 @@ class LegServer:
     def pairs(self) -> int:
         return len(self._pairs)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether newcomers wait because descriptors are short."""
+        return self._retry is not None
+
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Accept legs on an IP address; port 0 picks one. Returns the address bound. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

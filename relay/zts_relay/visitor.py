@@ -43,19 +43,17 @@ class Visitor:
         return self._stage == "lingering"
 
     def ready(self, events: int) -> None:
-        if self._stage == "parked":
-            # It waits for OK; until then its bytes are none of our business, but its absence is.
-            if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-                self.close("left")
-            return
         try:
-            if self._stage == "lingering":
-                self._spill()
-            else:
+            if self._stage == "unknown":
                 self._read()
+            elif self._stage == "lingering":
+                self._spill()
         except BlockingIOError:
             pass
         except OSError:
+            self.close("left")
+        # A parked leg waits for OK: its bytes are none of our business, but its absence is.
+        if self._stage == "parked" and events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.close("left")
 
     def abort(self) -> None:
