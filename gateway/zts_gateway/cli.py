@@ -1,0 +1,302 @@
+"""The `zts` command: what its words mean, and how it ends."""
+
+import argparse
+import asyncio
+import getpass
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, NoReturn
+
+from zts import __version__, identity, wire
+from zts_gateway import addressbook, broker, daemon, enrolling, listener, stdio
+from zts_gateway.addressbook import Book, Card
+from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
+
+_KINDS = {wire.SERVICE_TCP: "tcp", wire.SERVICE_HANDLER: "handler"}
+_LINE_MAX = 4096  # characters of a code; a line is about 250
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Failure(Exit.USAGE, f"{message}; see {self.prog} --help")
+
+
+def main() -> None:
+    """Runs `zts` and exits with one of `ui.Exit`."""
+    os.umask(0o077)
+    code = Exit.INTERNAL
+    try:
+        arguments = _parser().parse_args()
+        arguments.command(arguments)
+        sys.stdout.flush()
+        code = Exit.OK
+    except Failure as failure:
+        code = failure.code
+        say(f"zts: {int(code)}: {failure}")
+    except (KeyboardInterrupt, EOFError):
+        code = Exit.INTERRUPTED
+        say(f"zts: {int(code)}: interrupted")
+    except BrokenPipeError:
+        # Whoever read our stdout has gone: nothing may be written to it any more, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = Exit.LOST
+        say(f"zts: {int(code)}: the program that read the output went away; run it again")
+    except Exception as error:
+        if os.environ.get("ZTS_DEBUG"):
+            traceback.print_exc()
+        say(f"zts: {int(code)}: internal error, {type(error).__name__}: {error}; set ZTS_DEBUG=1 to see where, and report it")
+    sys.exit(int(code))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="zts",
+        description="Reach the services of devices that listen nowhere.",
+        epilog=EXIT_CODES + "\n\nKeys lie in ZTS_HOME, by default " + str(addressbook.home()) + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"zts {__version__}")
+    commands = parser.add_subparsers(title="commands", parser_class=_Parser, required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], summary: str, more: str = "") -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}. {more}",
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(command=command)
+        return added
+
+    join = add("join", _join, "enrol this computer at a relay", "Asks for the join code that `zts-relay` printed.")
+    join.add_argument("--name", required=True, metavar="@NAME", help="what this computer, or its owner, is called")
+    _add_code_file(join, "the join code")
+    enroll = add(
+        "enroll", _enroll, "add a device", "Prints one line to paste where `zts agent --join` asks for it, and waits for the device."
+    )
+    enroll.add_argument("device", metavar="@NAME")
+    listing = add("ls", _ls, "list devices, whether they are online, and their services")
+    listing.add_argument("--json", action="store_true", help="for programs")
+    connect = add("connect", _connect, "connect to a service of a device", "Without a service: the only one there.")
+    connect.add_argument("target", metavar="@NAME[:SERVICE]")
+    how = connect.add_mutually_exclusive_group()
+    how.add_argument("--stdio", action="store_true", help="on stdin and stdout, as ssh -o ProxyCommand wants it")
+    how.add_argument(
+        "-L", dest="port", nargs="?", type=_port, const=0, default=0, metavar="PORT", help="listen on 127.0.0.1 (default: a free port)"
+    )
+    who = add("whoami", _whoami, "show this computer's identity")
+    who.add_argument("--json", action="store_true", help="for programs")
+    add("version", _version, "show the version")
+    agent = add("agent", _agent, "run the agent of a Linux device", "It serves what its configuration names, and listens nowhere.")
+    agent.add_argument("--config", required=True, type=Path, metavar="FILE", help="TOML: [identity] state, [services.NAME] kind and target")
+    agent.add_argument("--join", action="store_true", help="ask for the line that `zts enroll` printed, then run")
+    _add_code_file(agent, "with --join: the line")
+    demo = add("demo", _demo, "a relay, a virtual MicroPython device and a connection to it, all on this computer")
+    demo.add_argument("--once", action="store_true", help="fetch the device's page once, check it, print one line, and end")
+    return parser
+
+
+def _add_code_file(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--code-file", metavar="FILE", help=f"read {what} from a file, or from stdin (-), instead of asking for it")
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port between 0 and 65535")
+    return int(text)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Runs `work`; Ctrl-C and a terminating signal cancel it, so that it cleans up first."""
+
+    async def supervised() -> Any:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+        received: list[int] = []
+
+        def stop(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if received:
+                sys.exit(128 + received[0])
+            raise
+
+    return asyncio.run(supervised())
+
+
+def _read_secret(file: str | None, prompt: str) -> str:
+    """A code or line: from a file, from stdin, or typed unseen. Never from the command line, which others can read."""
+    if file is None:
+        if not sys.stdin.isatty():
+            raise Failure(Exit.USAGE, "there is no terminal to ask for the code; give it with --code-file FILE, or --code-file - for stdin")
+        return getpass.getpass(prompt)
+    if file == "-":
+        return sys.stdin.readline(_LINE_MAX)
+    try:
+        with open(file) as opened:
+            return opened.readline(_LINE_MAX)
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"cannot read {file} ({error.strerror}); give --code-file a file that holds the code") from None
+    except UnicodeDecodeError:
+        raise Failure(Exit.USAGE, f"{file} is no text; give --code-file a file that holds the code") from None
+
+
+def _book() -> Book:
+    return Book(addressbook.home())
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------------
+
+
+def _join(arguments: argparse.Namespace) -> None:
+    book, name = _book(), enrolling.parse_name(arguments.name)
+    me = book.find_identity()
+    if me and me.account:
+        raise enrolling.already_joined(book, me)
+    me = _run(enrolling.join(book, name, _read_secret(arguments.code_file, "join code (it is not shown): ")))
+    say(f"this computer is now @{me.name} ({me.fp}); `zts enroll @name` adds a device")
+
+
+def _enroll(arguments: argparse.Namespace) -> None:
+    name = enrolling.parse_name(arguments.device)
+    with Progress() as progress:
+        card = _run(enrolling.enroll(_book(), name, _print, progress.step))
+    say(
+        f"@{card.name} is enrolled and verified ({card.fp}); it offers {', '.join(service for _, service in card.services) or 'no service'}"
+    )
+
+
+def _ls(arguments: argparse.Namespace) -> None:
+    book = _book()
+    me, account = book.member()
+    cards = book.cards()
+    online = _run(broker.present(me, account, [card.fp for card in cards if card.public]))
+    now = addressbook.timestamp()
+    rows = [_row(card, card.public != b"" and card.fp in online, now) for card in cards]
+    if arguments.json:
+        _print(json.dumps(rows))
+    elif rows:
+        _table(rows)
+    else:
+        say("no devices yet; `zts enroll @name` adds one")
+
+
+def _row(card: Card, online: bool, now: str) -> dict[str, Any]:
+    return {
+        "name": card.name,
+        "fp": card.fp if card.public else None,
+        "online": online,
+        "last_seen": now if online else card.last_seen,
+        "verified": card.verified,
+        "services": [{"name": name, "kind": _KINDS.get(kind, str(kind))} for kind, name in card.services],
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("device", "state", "last seen", "services"):
+        table.add_column(title)
+    for row in rows:
+        state = "enrolling" if row["fp"] is None else "online" if row["online"] else "offline"
+        note = "" if row["verified"] or row["fp"] is None else ", not verified"
+        table.add_row(f"@{row['name']}", state + note, row["last_seen"] or "never", ", ".join(s["name"] for s in row["services"]) or "-")
+    Console(soft_wrap=True).print(table)
+
+
+def _connect(arguments: argparse.Namespace) -> None:
+    name, colon, service = arguments.target.partition(":")
+    name = enrolling.parse_name(name)
+    wanted = enrolling.parse_name(service) if colon else None
+    book = _book()
+    card = book.device(name)
+    if arguments.stdio:
+        _run(_connect_stdio(book, card, wanted))
+    else:
+        _run(_connect_door(book, card, wanted, arguments.port))
+
+
+async def _connect_stdio(book: Book, card: Card, wanted: str | None) -> None:
+    me, account = book.member()
+    meeting = await listener.meet_and_note(book, me, account, card, 0, lambda _: None)
+    try:
+        await stdio.run(meeting, listener.choose(meeting, wanted))
+    finally:
+        await meeting.close()
+
+
+async def _connect_door(book: Book, card: Card, wanted: str | None, port: int) -> None:
+    sessions = listener.Sessions(book, card.name)
+    door = listener.Door(sessions, card.name)
+    try:
+        await door.open(port)
+        with Progress() as progress:
+            meeting = await sessions.first(progress.step)
+        service = listener.choose(meeting, wanted)
+        await door.serve(service)
+        _print(f"127.0.0.1:{door.port}")
+        say(f"connections to 127.0.0.1:{door.port} reach @{card.name}:{service}; Ctrl-C ends it")
+        await asyncio.Event().wait()
+    finally:
+        await door.close()
+        await sessions.close()
+
+
+def _whoami(arguments: argparse.Namespace) -> None:
+    me, account = _book().member()
+    relay = identity.join_address(account.host, account.port)
+    if arguments.json:
+        about = {
+            "name": me.name,
+            "fp": me.fp,
+            "relay": relay,
+            "relay_fp": identity.fingerprint_text(account.relay_key),
+            "broker": account.broker,
+        }
+        _print(json.dumps(about))
+    else:
+        _print(f"@{me.name} {me.fp} at {relay}")
+
+
+def _version(_: argparse.Namespace) -> None:
+    _print(f"zts {__version__}")
+
+
+def _agent(arguments: argparse.Namespace) -> None:
+    settings = daemon.read_config(arguments.config)
+    if arguments.code_file and not arguments.join:
+        raise Failure(Exit.USAGE, "--code-file goes with --join; see zts agent --help")
+    agent = daemon.make_agent(settings, arguments.config)
+    if arguments.join:
+        daemon.adopt(settings, _read_secret(arguments.code_file, "enrolment line (it is not shown): "))
+    _run(daemon.run(agent))
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from zts_gateway import demo
+
+    _run(demo.run(arguments.once))
+
+
+if __name__ == "__main__":
+    main()

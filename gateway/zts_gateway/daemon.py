@@ -1,0 +1,85 @@
+"""`zts agent`: the device's agent on Linux, from a TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zts.errors import FormatError
+from zts_agent.agent import Agent, AgentError
+from zts_agent.keystore import Keystore
+from zts_gateway.ui import Exit, Failure
+
+_EXITS = {int(code): code for code in Exit}
+
+
+class Settings(NamedTuple):
+    """What the file says: `device` as the agent takes it, `state` the folder for keys."""
+
+    device: dict[str, Any]
+    state: Path
+
+
+def read_config(path: Path) -> Settings:
+    """Raises Failure, naming the file and what is wrong in it."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"cannot read {path} ({error.strerror}); name the agent's configuration file with --config") from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise _wrong(path, str(error)) from None
+    for table in data:
+        if table not in ("identity", "relay", "services"):
+            raise _wrong(path, f"there is no [{table}]; the tables are [identity], [relay] and [services.NAME]")
+        if not isinstance(data[table], dict):
+            raise _wrong(path, f"'{table}' is no table")
+    for table, key in (("identity", "state"), ("relay", "address")):
+        for found, value in data.get(table, {}).items():
+            if found != key or not isinstance(value, str):
+                raise _wrong(path, f"[{table}] takes only {key}, a text")
+    state = data.get("identity", {}).get("state")
+    if not state:
+        raise _wrong(path, '[identity] needs state = "DIR", the folder for this device\'s keys')
+    return Settings(data, path.parent / state)
+
+
+def _wrong(path: Path, what: str) -> Failure:
+    return Failure(Exit.USAGE, f"{path}: {what}; correct it, then start again")
+
+
+def adopt(settings: Settings, line: str) -> None:
+    """Begins with an enrolment line. Raises Failure."""
+    if line.strip().startswith("zts1:"):
+        raise Failure(Exit.AUTHENTICATION, "this is a join code for an owner; a device needs the line that `zts enroll @name` prints")
+    try:
+        Keystore(str(settings.state)).adopt(line)
+    except FormatError as error:
+        if line.strip().startswith("zts1d:"):
+            raise Failure(Exit.AUTHENTICATION, f"{error}; `zts enroll @name` prints the line to paste") from None
+        raise Failure(Exit.AUTHENTICATION, f"{error}; paste the whole line that `zts enroll @name` printed") from None
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"cannot write in {settings.state} ({error.strerror}); correct `state` in the configuration") from None
+
+
+def make_agent(settings: Settings, path: Path) -> Agent:
+    """Raises Failure when the configuration is of no use."""
+    try:
+        return Agent(settings.device, Keystore(str(settings.state)))
+    except FormatError as error:
+        raise _wrong(path, str(error)) from None
+
+
+async def run(agent: Agent) -> None:
+    """For ever. Raises Failure when only a person can help."""
+    try:
+        await agent.run()
+    except FormatError as error:
+        raise Failure(Exit.USAGE, f"{error}; run `zts agent --join` with the line that `zts enroll @name` prints") from None
+    except AgentError as error:
+        hint = (
+            "stop the other one, or enrol one of them anew"
+            if error.exit_code == Exit.DUPLICATE
+            else "get a new line from `zts enroll @name`"
+        )
+        raise Failure(_EXITS[error.exit_code], f"{error}; {hint}") from None
+    except OSError as error:
+        raise Failure(Exit.USAGE, f"cannot keep this device's state ({error}); correct `state` in the configuration") from None

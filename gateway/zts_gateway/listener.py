@@ -1,0 +1,189 @@
+"""`zts connect -L`: a door on 127.0.0.1 that outlives sessions, and the sessions behind it."""
+
+import asyncio
+from collections.abc import Callable
+
+from zts import identity, wire
+from zts.errors import LocalError, StreamReset
+from zts.link import LinkStream
+from zts_agent import board
+from zts_gateway import client, forward
+from zts_gateway.addressbook import Book, Card, Identity, timestamp
+from zts_gateway.client import PATIENCE_MS, Meeting
+from zts_gateway.ui import Exit, Failure, failure_of, say
+
+_AGAIN_S = 0.5  # between tries to reach a relay that is away
+_TEMPORARY = (Exit.UNREACHABLE, Exit.OFFLINE, Exit.LOST)
+
+
+class Sessions:
+    """The one session with a device, made anew when it is needed and gone."""
+
+    def __init__(self, book: Book, name: str) -> None:
+        self._book = book
+        self._name = name
+        self._meeting: Meeting | None = None
+        self._making: asyncio.Task[Meeting] | None = None
+
+    async def first(self, step: Callable[[str], None]) -> Meeting:
+        """Without patience for a device that is not there. Raises Failure."""
+        self._meeting = await self._meet(0, step)
+        return self._meeting
+
+    async def get(self) -> Meeting:
+        """The session, or a new one within PATIENCE_MS. Raises Failure."""
+        if self._meeting and self._meeting.is_up:
+            return self._meeting
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make())
+            self._making.add_done_callback(_retrieve)  # those who waited for it may be gone
+        return await asyncio.shield(self._making)
+
+    async def close(self) -> None:
+        if self._making:
+            self._making.cancel()
+            await asyncio.wait([self._making])
+        if self._meeting:
+            await self._meeting.close()
+
+    async def _make(self) -> Meeting:
+        deadline = board.clock() + PATIENCE_MS
+        while True:
+            try:
+                self._meeting = await self._meet(max(0, deadline - board.clock()), _quiet)
+                return self._meeting
+            except Failure as failure:
+                if failure.code not in _TEMPORARY or board.clock() + _AGAIN_S * 1000 >= deadline:
+                    raise
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _meet(self, patience_ms: int, step: Callable[[str], None]) -> Meeting:
+        me, account = self._book.member()
+        card = self._book.device(self._name)
+        return await meet_and_note(self._book, me, account, card, patience_ms, step)
+
+
+def _retrieve(task: "asyncio.Task[Meeting]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+async def meet_and_note(
+    book: Book, me: Identity, account: identity.Account, card: Card, patience_ms: int, step: Callable[[str], None]
+) -> Meeting:
+    """A session; the card then says that the device is the right one, what it offers and when it was seen. Raises Failure."""
+    meeting = await client.meet(me, account, card.name, card.public, card.pairing, patience_ms, step)
+    try:
+        book.change_card(card.name, verified=True, services=tuple(meeting.services), last_seen=timestamp())
+    except BaseException:
+        await meeting.close()
+        raise
+    return meeting
+
+
+def choose(meeting: Meeting, service: str | None) -> str:
+    """The named service, or the only one there. Raises Failure with the names there are."""
+    names = [name for _, name in meeting.services]
+    listed = ", ".join(names)
+    if service is None:
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise Failure(Exit.USAGE, f"@{meeting.name} has several services, so name one, as in @{meeting.name}:{names[0]}: {listed}")
+        raise Failure(Exit.DENIED, f"@{meeting.name} offers you no service; add one to its configuration")
+    if service not in names:
+        raise Failure(Exit.DENIED, f"@{meeting.name} offers you no service '{service}'; there is {listed or 'none'}")
+    return service
+
+
+async def open_stream(meeting: Meeting, service: str) -> LinkStream:
+    """A stream whose target is there. Raises StreamReset."""
+    try:
+        stream = meeting.link.open(service)
+    except LocalError:
+        raise StreamReset(wire.BUSY if meeting.is_up else wire.TRUNCATED) from None
+    try:
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            await stream.opened()
+    except TimeoutError:
+        stream.reset(wire.IDLE)
+        raise StreamReset(wire.IDLE) from None
+    except asyncio.CancelledError:
+        stream.reset(wire.TARGET_RESET)
+        raise
+    return stream
+
+
+class Door:
+    """Listens on 127.0.0.1 and opens a stream for each connection."""
+
+    def __init__(self, sessions: Sessions, name: str) -> None:
+        self._sessions = sessions
+        self._name = name
+        self._service = ""
+        self._server: asyncio.Server | None = None
+        self._visits: set[asyncio.Task[None]] = set()
+
+    async def open(self, port: int) -> None:
+        """Takes the port, and no connection yet. Port 0 picks a free one. Raises Failure."""
+        try:
+            self._server = await asyncio.start_server(self._visit, "127.0.0.1", port, limit=forward.READ_BYTES, start_serving=False)
+        except OSError as error:
+            raise Failure(
+                Exit.USAGE, f"cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another port, or none for a free one"
+            ) from None
+
+    @property
+    def port(self) -> int:
+        assert self._server
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def serve(self, service: str) -> None:
+        assert self._server
+        self._service = service
+        await self._server.start_serving()
+
+    async def close(self) -> None:
+        if self._server:
+            self._server.close()
+        for visit in self._visits:
+            visit.cancel()
+        if self._visits:
+            await asyncio.wait(self._visits)
+
+    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._visits.add(task)
+        try:
+            await self._forward(reader, writer)
+            writer.close()
+            await writer.wait_closed()
+        except (OSError, asyncio.CancelledError):
+            board.break_off(writer)
+        except StreamReset as reset:
+            board.break_off(writer)
+            say(f"{self._service}: {failure_of(reset.code, f'@{self._name}')}")
+        except Failure as failure:
+            board.break_off(writer)
+            say(f"{self._service}: {failure}")
+        finally:
+            self._visits.discard(task)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        deadline = board.clock() + PATIENCE_MS
+        while True:
+            meeting = await self._sessions.get()
+            try:
+                stream = await open_stream(meeting, self._service)
+                break
+            except StreamReset as reset:
+                # The session died before anything was passed on: the next one may do.
+                if reset.code != wire.TRUNCATED or board.clock() >= deadline:
+                    raise
+        await forward.carry(stream, reader, forward.TcpSink(writer))
