@@ -119,7 +119,7 @@ class Wire:
     def fence(self) -> list[tuple[str, bytes, bool]]:
         """PINGREQ: the messages (topic, payload, retained) that came before its answer. What was sent has been handled."""
         self.send(PINGREQ)
-        messages = []
+        messages: list[tuple[str, bytes, bool]] = []
         while True:
             got = self.read()
             assert got is not None, "the broker closed the connection"

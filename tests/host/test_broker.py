@@ -5,11 +5,13 @@ Where mosquitto 2.0 falls short of what we want, the test says so with `lacks`; 
 
 import queue
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from host import mqtt_tools as mqtt
 from host.mqtt_engines import MOSQUITTO, Embedded, Engine, Mosquitto, Party, log_in
@@ -357,6 +359,14 @@ def test_keep_alive_is_enforced(engine: Engine) -> None:
         assert mqtt.message(watching.read()) == (hello(party.fp), b"", False)
 
 
+def test_a_sign_of_life_keeps_the_connection(engine: Engine) -> None:
+    with log_in(engine, engine.party(), keepalive=1) as device:
+        start = time.monotonic()
+        while time.monotonic() < start + 2:  # one and a half times the keep-alive, and more
+            assert device.fence() == []
+            time.sleep(0.05)
+
+
 # --- breaches --------------------------------------------------------------------------------------------------------
 
 
@@ -430,9 +440,9 @@ def test_paho(engine: Engine) -> None:
     ready: queue.Queue[list[int]] = queue.Queue()
     clients = []
     for party in (alice, bob):
-        client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
+        client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv311)
         client.username_pw_set(party.fp, party.password.decode())
-        client.on_message = lambda _c, _u, message: got.put((message.topic, message.payload))
+        client.on_message = lambda _c, _u, message: got.put((message.topic, bytes(message.payload)))
         client.on_subscribe = lambda _c, _u, _m, codes, _p: ready.put([code.value for code in codes])
         client.connect(*engine.address)
         client.loop_start()
