@@ -35,6 +35,7 @@ _SIZES = {
 
 _MAC1_AT = wire.HEADER_BYTES
 _NOISE_AT = wire.HEADER_BYTES + wire.MAC_BYTES
+_SEEN_BYTES = 8
 
 
 def hello_topic(fp: str) -> str:
@@ -237,7 +238,7 @@ class Responder:
         self._rate = rate
         self._burst = burst
         self._buckets: dict[bytes, Bucket] = {}
-        self._epochs: list[tuple[bytes, set[bytes]]] = []
+        self._epochs: list[tuple[bytes, bytearray]] = []  # each with the seen ephemerals' first 8 bytes, in a row
         self.refused: dict[str, int] = {}
         self.rotate(now)
 
@@ -250,7 +251,7 @@ class Responder:
 
     def rotate(self, now: int) -> None:
         """A new epoch; the one before the last is forgotten, and with it every message 1 made under it."""
-        self._epochs = [(crypto.random_bytes(wire.EPOCH_BYTES), set())] + self._epochs[:1]
+        self._epochs = [(crypto.random_bytes(wire.EPOCH_BYTES), bytearray())] + self._epochs[:1]
         self._rotated = now
 
     def next_timeout(self) -> int:
@@ -276,8 +277,8 @@ class Responder:
         if not matching:
             return self._refuse("mac1")
         epoch, seen = matching[0]
-        ephemeral = m1[_NOISE_AT : _NOISE_AT + 8]
-        if ephemeral in seen:
+        ephemeral = m1[_NOISE_AT : _NOISE_AT + _SEEN_BYTES]
+        if any(seen[at : at + _SEEN_BYTES] == ephemeral for at in range(0, len(seen), _SEEN_BYTES)):
             return self._refuse("replay")
         if not self._buckets.setdefault(sender, Bucket(self._rate, self._burst, now)).take(now):
             return self._refuse("rate")
@@ -287,8 +288,8 @@ class Responder:
             return self._refuse("decrypt")
         if not crypto.equal(handshake.rs, peer.public) or identity.fingerprint(peer.public) != sender:
             return self._refuse("identity")
-        seen.add(ephemeral)
-        if len(seen) >= wire.SEEN_EPHEMERALS:
+        seen.extend(ephemeral)
+        if len(seen) >= wire.SEEN_EPHEMERALS * _SEEN_BYTES:
             self.rotate(now)
         required = (wire.TLV_RELAY, wire.TLV_SID, wire.TLV_ACCOUNT, wire.TLV_MAX_RECORD, wire.TLV_WINDOW)
         try:

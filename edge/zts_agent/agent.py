@@ -1,0 +1,251 @@
+"""The agent: enrols a device once, then stays on the broker for ever and answers sessions."""
+
+import asyncio
+
+from zts import control, crypto, identity, link, wire
+from zts.errors import FormatError, RemoteError, ZtsError
+
+from . import board, mqtt
+from .keystore import Keystore
+from .services import Services
+from .sessions import Sessions
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+DIAL_S = 10  # a TCP and a TLS handshake with the broker, which a chip takes seconds for
+FIRST_WAIT_MS = 1_000
+LONGEST_WAIT_MS = 60_000
+AT_ONCE_MS = 250  # after a good connection was closed: a broker that restarts is not back so soon
+EVICTIONS_MS = 60_000  # two evictions within
+BOARD_PAUSE_MS = 300_000  # a board's, before it tries again what only a person can mend
+ENROL_SILENCES = 3  # connections closed without an answer, until the code counts as unknown: a relay may just restart
+
+# How `zts agent` ends.
+EXIT_REFUSED = 7
+EXIT_DUPLICATE = 8
+
+
+class AgentError(ZtsError):
+    """Only a person can mend it. A board waits and tries again, an agent on a host ends with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Duplicate:
+    """Tells from what the broker does whether another agent runs with our identity. `now` is integer ms."""
+
+    def __init__(self) -> None:
+        self._dropped = False  # the broker closed the last accepted connection, and nothing failed since
+        self._evictions: list[int] = []
+
+    def dropped(self) -> None:
+        self._dropped = True
+
+    def failed(self) -> None:
+        """A dial or a login failed: the broker was away, which explains that it closed the connection."""
+        self._dropped = False
+
+    def accepted(self, now: int) -> bool:
+        """Whether this is the second time within EVICTIONS_MS that a closed connection's successor was welcome at once."""
+        if not self._dropped:
+            return False
+        self._dropped = False
+        self._evictions = [at for at in self._evictions if now - at < EVICTIONS_MS] + [now]
+        return len(self._evictions) >= 2
+
+    def forget(self) -> None:
+        self._dropped = False
+        self._evictions = []
+
+
+def jitter(ms: int) -> int:
+    """Half of `ms` to all of it, so that a fleet does not come back at once."""
+    return ms - ms * crypto.random_bytes(1)[0] // 512
+
+
+class Agent:
+    """`config` is the device's configuration: {"relay": {"address": "host:port"}, "services": {NAME: {"kind", "target"}}}.
+
+    Raises FormatError, naming what is wrong with it.
+    """
+
+    def __init__(self, config: "dict[str, Any]", store: Keystore) -> None:
+        address = config.get("relay", {}).get("address")
+        self._address = identity.split_address(address) if address else None
+        self._services = Services(config.get("services", {}))
+        self._store = store
+        self._duplicate = Duplicate()
+        self._client: mqtt.Client | None = None
+        self._said = b""  # the epoch of the hello we published on this connection
+
+    async def run(self) -> None:
+        """For ever. Raises FormatError (the state is of no use), and on a host AgentError."""
+        self._store.open()
+        self._s = self._store.key_pair()
+        self._fp = identity.fingerprint_text(self._s[1])
+        owner = self._store.key("owner")
+        self._owner_fp = identity.fingerprint(owner)
+        self._owner = control.make_peer(owner, self._store.key("pairing"))
+        board.device_name = self._store.state["name"]
+        board.log("start", fp=self._fp, boots=self._store.state["boots"], runtime=board.RUNTIME)
+        feeding = asyncio.create_task(self._feed())
+        try:
+            account = await self._enrolled()
+            self._responder = control.Responder(self._s, board.clock())
+            self.sessions = Sessions(account, self._address or (account.host, account.port), self._owner_fp, self._services)
+            try:
+                await self._stay_online(account)
+            finally:
+                await self.sessions.close()
+        finally:
+            feeding.cancel()
+
+    async def _feed(self) -> None:
+        feed = board.start_watchdog()
+        while True:
+            board.clock()  # ticks wrap
+            if feed is not None:
+                feed()
+            await asyncio.sleep(2)
+
+    async def _pause(self, error: AgentError) -> None:
+        board.log("needs a person", error=str(error), exit_code=error.exit_code)
+        if not board.BOARD:
+            raise error
+        await asyncio.sleep(jitter(BOARD_PAUSE_MS) / 1000)
+
+    # --- enrolling ---------------------------------------------------------------------------------------------------
+
+    async def _enrolled(self) -> identity.Account:
+        wait = FIRST_WAIT_MS
+        silences = 0
+        while True:
+            account = self._store.relay()
+            if account is not None:
+                return account
+            code = self._store.join_code()
+            if self._address is not None:
+                code = identity.JoinCode(code.relay_key, code.secret, self._address[0], self._address[1])
+            try:
+                account = await link.enrol(board.dial, code, self._s, self._store.state["name"])
+                self._store.enrolled(account)
+                board.log("enrolled", relay=identity.fingerprint_text(code.relay_key))
+                continue
+            except OSError as error:
+                board.log("relay not reached", error=str(error))
+                silences = 0
+            except RemoteError as error:
+                await self._pause(AgentError(f"the relay does not enrol this device: code {error.code}", EXIT_REFUSED))
+            except EOFError:
+                silences += 1
+                if silences == ENROL_SILENCES:
+                    await self._pause(AgentError("the relay does not know this enrolment line; it may be used or expired", EXIT_REFUSED))
+                    silences = 0
+            await asyncio.sleep(jitter(wait) / 1000)
+            wait = min(2 * wait, LONGEST_WAIT_MS)
+
+    # --- the broker --------------------------------------------------------------------------------------------------
+
+    async def _stay_online(self, account: identity.Account) -> None:
+        wait = FIRST_WAIT_MS
+        while True:
+            try:
+                await self._connect(account)
+                wait = FIRST_WAIT_MS
+                await self._serve()
+            except mqtt.Dropped:
+                self._duplicate.dropped()
+                board.log("dropped by the broker")
+                await asyncio.sleep(jitter(AT_ONCE_MS) / 1000)
+                continue
+            except AgentError as error:
+                self._disconnect()
+                self._duplicate.forget()
+                await self._pause(error)
+            except (OSError, EOFError, ZtsError) as error:
+                self._duplicate.failed()
+                board.log("offline", error=str(error) or type(error).__name__)
+            finally:
+                self._disconnect()
+            await asyncio.sleep(jitter(wait) / 1000)
+            wait = min(2 * wait, LONGEST_WAIT_MS)
+
+    async def _connect(self, account: identity.Account) -> None:
+        """Dials and logs in. Raises OSError, EOFError, ZtsError; AgentError when another agent has our identity."""
+        with_tls, host, port = identity.parse_broker(account.broker, (self._address or (account.host,))[0])
+        dialling = board.dial_tls(host, port, account.pin) if with_tls else board.dial(host, port)
+        try:
+            reader, writer = await asyncio.wait_for(dialling, DIAL_S)
+        except asyncio.TimeoutError:
+            raise OSError("the broker does not answer")
+        self._client = client = mqtt.Client(reader, writer, self._receive)
+        await client.login(identity.client_id(account.password), self._fp, account.password, control.hello_topic(self._fp))
+        if self._duplicate.accepted(board.clock()):
+            raise AgentError("another agent runs with this device's identity: the broker keeps closing our connection", EXIT_DUPLICATE)
+
+    async def _serve(self) -> None:
+        client = self._client
+        assert client is not None
+        await client.subscribe(control.inbox_topic(self._fp, "+"))
+        # Published before we listen to it: from then on only another agent can say a hello that is not ours.
+        await self._say_hello()
+        await client.subscribe(control.hello_topic(self._fp))
+        board.log("online", fp=self._fp)
+        await client.run(self._every_second)
+
+    def _disconnect(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._said = b""
+
+    async def _say_hello(self) -> None:
+        assert self._client is not None
+        self._said = self._responder.epoch
+        await self._client.publish(control.hello_topic(self._fp), control.encode_hello(self._said), retain=True)
+
+    async def _every_second(self) -> None:
+        if board.clock() >= self._responder.next_timeout():
+            self._responder.rotate(board.clock())
+        if self._said != self._responder.epoch:
+            await self._say_hello()
+
+    # --- messages ----------------------------------------------------------------------------------------------------
+
+    async def _receive(self, topic: str, payload: bytes) -> None:
+        if topic == control.hello_topic(self._fp):
+            self._receive_hello(payload)
+            return
+        sender = control.parse_inbox_topic(topic, self._fp)
+        if sender is None:
+            return
+        party = identity.parse_fingerprint(sender)
+        accepted = self._responder.receive_message_1(payload, party, self._find_peer, board.clock())
+        if accepted is not None and self._client is not None:
+            m2 = self.sessions.answer(accepted)
+            await self._client.publish(control.inbox_topic(sender, self._fp), m2)
+
+    def _receive_hello(self, payload: bytes) -> None:
+        if not self._said:
+            return
+        if not payload:
+            self._said = b""  # an old connection's will: say it again
+            return
+        try:
+            epoch = control.decode_hello(payload).epoch
+        except RemoteError:
+            return
+        if not self._responder.is_ours(epoch):
+            raise AgentError("another agent runs with this device's identity: it said a hello that is not ours", EXIT_DUPLICATE)
+
+    def _find_peer(self, sender: bytes, kind: int, hint: bytes) -> "control.Peer | None":
+        if sender == self._owner_fp and kind == wire.KIND_CONNECT and not any(hint):
+            return self._owner
+        return None
+
+
+__all__ = ["Agent", "AgentError", "FormatError"]

@@ -1,0 +1,32 @@
+"""What a board runs: `from zts_agent import main; main.main(folder)`. The folder holds config.json; the state lies where it says."""
+
+import asyncio
+import json
+
+from zts.errors import FormatError
+
+from .agent import Agent
+from .keystore import Keystore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def read_config(path: str) -> "dict[str, Any]":
+    """Raises FormatError."""
+    try:
+        with open(path) as file:
+            config = json.load(file)
+    except ValueError:
+        raise FormatError(f"{path} is not JSON")
+    if not isinstance(config, dict) or not isinstance(config.get("identity"), dict) or not isinstance(config["identity"].get("state"), str):
+        raise FormatError(f"{path}: identity.state says nothing")
+    return config
+
+
+def main(folder: str = "") -> None:
+    """For ever."""
+    config = read_config(folder + "/config.json")
+    state = config["identity"]["state"]
+    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state)).run())

@@ -1,0 +1,173 @@
+"""What a device offers: its table of services, and how each kind serves a stream.
+
+An address stands in the device's own configuration, never in a message.
+"""
+
+import asyncio
+import sys
+
+from zts import identity, wire
+from zts.errors import FormatError, StreamReset
+from zts.link import LinkStream, close_quietly
+
+from . import board
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Any
+
+    Serve = Callable[[LinkStream], Awaitable[None]]
+
+DIAL_S = 5  # for a target, which is near
+LINGER_MS = 10_000  # for what the other side may still say after we said all
+
+_KINDS = {"tcp": wire.SERVICE_TCP, "handler": wire.SERVICE_HANDLER}
+
+
+class Services:
+    """The table made from the configuration's `services`: {NAME: {"kind": "tcp" or "handler", "target": ...}}."""
+
+    def __init__(self, config: "dict[str, Any]") -> None:
+        """Raises FormatError, naming the entry. A handler's module is imported now, so that its faults show at the start."""
+        if len(config) > wire.MAX_SERVICES:
+            raise FormatError(f"at most {wire.MAX_SERVICES} services")
+        self.names: list[tuple[int, str]] = []
+        self._serve: dict[str, Serve] = {}
+        for name in sorted(config):
+            try:
+                kind, serve = _read_entry(name, config[name])
+            except FormatError as error:
+                raise FormatError(f"services.{name}: {error}")
+            self.names.append((kind, name))
+            self._serve[name] = serve
+
+    def find(self, name: str) -> "Serve | None":
+        return self._serve.get(name)
+
+
+def _read_entry(name: str, entry: "dict[str, Any]") -> "tuple[int, Serve]":
+    if identity.check_name(name) != name:
+        raise FormatError("a service's name has no @")
+    if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"] or entry["kind"] not in _KINDS:
+        raise FormatError("needs kind = tcp or handler, and a target")
+    target = entry["target"]
+    if not isinstance(target, str):
+        raise FormatError("the target is a text")
+    if entry["kind"] == "tcp":
+        host, port = identity.split_address(target)
+        if port == 0:
+            raise FormatError("port 0 is no target")
+        return wire.SERVICE_TCP, lambda stream: serve_tcp(stream, host, port)
+    handler = _find_handler(target)
+    return wire.SERVICE_HANDLER, lambda stream: serve_handler(stream, handler)
+
+
+def _find_handler(target: str) -> "Callable[[LinkStream, LinkStream], Awaitable[None]]":
+    module, colon, function = target.partition(":")
+    if not colon or not module or not function:
+        raise FormatError(f"'{target}' is not module:function")
+    try:
+        __import__(module)
+        handler = getattr(sys.modules[module], function)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise FormatError(f"'{target}' cannot be imported: {error}")
+    return handler  # type: ignore[no-any-return]
+
+
+async def serve_handler(stream: LinkStream, handler: "Callable[[LinkStream, LinkStream], Awaitable[None]]") -> None:
+    """Runs `async def handler(reader, writer)`, both of which are the stream. What it raises resets the stream and goes no further."""
+    stream.accept()
+    try:
+        await handler(stream, stream)
+        await stream.drain()
+        stream.finish()
+        await _spill(stream)
+    except StreamReset:
+        pass
+    except Exception as error:
+        board.log("handler failed", service=stream.service, error=repr(error))
+        stream.reset(wire.TARGET_RESET)
+
+
+async def _spill(stream: LinkStream) -> None:
+    """Takes what a client still sends to a handler that has ended, for a while: a reset now could erase the answer on its way."""
+    end = board.clock() + LINGER_MS
+    try:
+        while await asyncio.wait_for(stream.read(board.READ), max(0, end - board.clock()) / 1000):
+            pass
+    except asyncio.TimeoutError:
+        stream.reset(wire.IDLE)
+
+
+async def serve_tcp(stream: LinkStream, host: str, port: int) -> None:
+    """Joins the stream to a TCP target."""
+    try:
+        reader, writer = await asyncio.wait_for(board.dial(host, port), DIAL_S)
+    except (OSError, asyncio.TimeoutError):
+        stream.reset(wire.TARGET_REFUSED)
+        return
+    stream.accept()
+    await _Splice(stream, reader, writer).run()
+
+
+class _Splice:
+    """A stream and the connection to its target; each direction ends by itself."""
+
+    def __init__(self, stream: LinkStream, reader: "Any", writer: "Any") -> None:
+        self._stream = stream
+        self._reader = reader
+        self._writer = writer
+        self._moved = 0  # when the target last said something
+
+    async def run(self) -> None:
+        down = asyncio.create_task(self._guard(self._from_target()))
+        whole = False
+        try:
+            whole = await self._guard(self._to_target(down)) and await down
+        finally:
+            down.cancel()
+            try:
+                await down
+            except asyncio.CancelledError:
+                pass
+            if whole:
+                await close_quietly(self._writer)
+            else:
+                board.break_off(self._writer)
+
+    async def _guard(self, work: "Awaitable[None]") -> bool:
+        """Whether it ended in order."""
+        try:
+            await work
+            return True
+        except StreamReset:
+            return False
+        except OSError:
+            self._stream.reset(wire.TARGET_RESET)
+            return False
+
+    async def _to_target(self, down: "asyncio.Task[bool]") -> None:
+        while True:
+            data = await self._stream.read(board.READ)
+            if not data:
+                break
+            self._writer.write(data)
+            await self._writer.drain()
+        if not board.finish_writing(self._writer):
+            # The target cannot be told that the client has finished: it gets some time to say the rest.
+            self._moved = board.clock()
+            while not down.done() and board.clock() - self._moved < LINGER_MS:
+                await asyncio.sleep(0.1)
+            if not down.done():
+                self._stream.finish()
+                raise StreamReset(wire.OK)
+
+    async def _from_target(self) -> None:
+        while True:
+            data = await self._reader.read(board.READ)
+            if not data:
+                break
+            self._moved = board.clock()
+            await self._stream.send(data)
+        self._stream.finish()
