@@ -26,12 +26,11 @@ class TlsStream:
             if not self._shaken:
                 self._tls.do_handshake()
                 self._shaken = True
-            while True:
-                plain += self._tls.read(_READ_BYTES)
+            while more := self._tls.read(_READ_BYTES):
+                plain += more
+            self.ended = True  # nothing read, and no wish for more: a close_notify came
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            self.ended = True
         return bytes(plain)
 
     def send(self, plain: bytes) -> None:

@@ -125,6 +125,18 @@ def test_mqtt_over_tls(tmp_path: Path, version: ssl.TLSVersion) -> None:
             engine.wait_for(lambda broker: broker.stats.connections == 0)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_goodbye_before_connect_ends_the_connection(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    context, _ = certificate.make(tmp_path)
+    with closing(Embedded(context=context)) as engine, mqtt.Wire(engine.address) as wire:
+        wire.socket = client = client_context(version).wrap_socket(wire.socket)
+        engine.wait_for(lambda broker: broker.stats.pending == 1)
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            client.unwrap()
+        engine.wait_for(lambda broker: broker.stats.pending == 0)
+        assert engine.call(lambda broker: broker.stats.closed) == {}  # long before the deadline of CONNECT
+
+
 def test_what_is_not_tls_gets_nothing_but_an_alert(tmp_path: Path) -> None:
     context, _ = certificate.make(tmp_path)
     with closing(Embedded(context=context)) as engine:
