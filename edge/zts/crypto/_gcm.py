@@ -30,8 +30,9 @@ _lengths = bytearray(16)
 # GHASH's work space, in words: 0..26 factors, then products; 27..43 a zero, then the product's 16-bit columns; 44..51 the product.
 # Between calls the running value's limbs lie at 9 * (l >> 2) + 3 * (l >> 1 & 1) + (l & 1).
 _work = bytearray(52 * 4)
-# Where Karatsuba's term 9i + 3j + k belongs: column 4 c(i) + 2 c(j) + c(k), c = 0, 2, 1 for low, high and middle terms.
-_COLUMNS = bytes((0, 2, 1, 4, 6, 5, 2, 4, 3, 8, 10, 9, 12, 14, 13, 10, 12, 11, 4, 6, 5, 8, 10, 9, 6, 8, 7))
+# Offsets in it, in bytes. Of the first column to which Karatsuba's terms 9i + 3j belong: 4 c(i) + 2 c(j), c = 0, 2, 1 for the low,
+# the high and the middle term. Then of the limbs of the running value.
+_COLUMNS = bytes(112 + 4 * c for c in (0, 4, 2, 8, 12, 10, 4, 8, 6)) + bytes((0, 4, 12, 16, 36, 40, 48, 52))
 
 
 @micropython.viper
@@ -78,70 +79,109 @@ def _xor(out: ptr8, data: ptr8, at: int, n: int):
 
 
 @micropython.viper
-def _ghash(a: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
-    # Takes in data[at:at + n], its last block filled up with zeros.
+def _ghash(p: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
+    # Takes in data[at:at + n], its last block filled up with zeros. p is the work space, and then runs through it: viper keeps the
+    # first two locals in registers, and an index that is a constant costs nothing.
+    w = p
+    factors = h
     columns = ptr8(_COLUMNS)
     if start:
         for i in range(14):
-            a[i] = 0
+            w[i] = 0
     end = at + n
     m0 = 0x12492492
     m0 = (m0 << 2) | 1  # bits 0, 3, .. 30; too large for a literal, and for a constant the compiler folds
     while at < end:
         for l in range(8):
             v = 0
-            if at < end:
-                v = data[at] << 8
             if at + 1 < end:
-                v |= data[at + 1]
+                v = (data[at] << 8) | data[at + 1]
+            elif at < end:
+                v = data[at] << 8
             at += 2
-            g = 7 - l
-            g = 9 * (g >> 2) + 3 * ((g >> 1) & 1) + (g & 1)
-            a[g] = a[g] ^ v
-        for i in range(9):
-            a[18 + i] = a[i] ^ a[9 + i]
-        for g in range(0, 27, 9):
-            for i in range(g, g + 3):
-                a[i + 6] = a[i] ^ a[i + 3]
-        for g in range(0, 27, 3):
-            a[g + 2] = a[g] ^ a[g + 1]
-        for i in range(27):
-            x = a[i]
-            x0 = x & 0x9249
-            x1 = x & 0x2492
-            x2 = x & 0x4924
-            y = int(h[i])
-            y0 = y & 0x9249
-            y1 = y & 0x2492
-            y2 = y & 0x4924
-            a[i] = (
-                ((x0 * y0 ^ x1 * y2 ^ x2 * y1) & m0)
-                | ((x0 * y1 ^ x1 * y0 ^ x2 * y2) & 0x12492492)
-                | ((x0 * y2 ^ x1 * y1 ^ x2 * y0) & 0x24924924)
-            )
-        for g in range(0, 27, 3):
-            a[g + 2] = a[g + 2] ^ a[g] ^ a[g + 1]
-        for g in range(0, 27, 9):
-            for i in range(g, g + 3):
-                a[i + 6] = a[i + 6] ^ a[i] ^ a[i + 3]
-        for i in range(9):
-            a[18 + i] = a[18 + i] ^ a[i] ^ a[9 + i]
-        for i in range(28, 44):
-            a[i] = 0
-        for i in range(27):
-            g = 28 + columns[i]
-            a[g] = a[g] ^ a[i]
+            p = ptr32(int(w) + columns[16 - l])
+            p[0] = p[0] ^ v
+        p = w
+        for i in range(3):
+            p[18] = p[0] ^ p[9]
+            p[19] = p[1] ^ p[10]
+            p[20] = p[2] ^ p[11]
+            p = ptr32(int(p) + 12)
+        p = w
+        for i in range(3):
+            p[6] = p[0] ^ p[3]
+            p[7] = p[1] ^ p[4]
+            p[8] = p[2] ^ p[5]
+            p = ptr32(int(p) + 36)
+        p = w
+        h = factors
+        for g in range(9):
+            p[2] = p[0] ^ p[1]
+            for i in range(3):
+                x0 = p[0]
+                x1 = x0 & 0x2492
+                x2 = x0 & 0x4924
+                x0 &= 0x9249
+                y0 = int(h[0])
+                y1 = y0 & 0x2492
+                y2 = y0 & 0x4924
+                y0 &= 0x9249
+                p[0] = (
+                    ((x0 * y0 ^ x1 * y2 ^ x2 * y1) & m0)
+                    | ((x0 * y1 ^ x1 * y0 ^ x2 * y2) & 0x12492492)
+                    | ((x0 * y2 ^ x1 * y1 ^ x2 * y0) & 0x24924924)
+                )
+                p = ptr32(int(p) + 4)
+                h = ptr16(int(h) + 2)
+        p = w
+        for i in range(3):
+            p[18] = p[18] ^ p[0] ^ p[9]
+            p[19] = p[19] ^ p[1] ^ p[10]
+            p[20] = p[20] ^ p[2] ^ p[11]
+            p = ptr32(int(p) + 12)
+        p = w
+        for i in range(3):
+            p[6] = p[6] ^ p[0] ^ p[3]
+            p[7] = p[7] ^ p[1] ^ p[4]
+            p[8] = p[8] ^ p[2] ^ p[5]
+            p = ptr32(int(p) + 36)
+        p = ptr32(int(w) + 112)
+        for i in range(4):
+            p[0] = 0
+            p[1] = 0
+            p[2] = 0
+            p[3] = 0
+            p = ptr32(int(p) + 16)
+        q = w
+        for g in range(9):
+            # Three products: low, high, and the one of the sums.
+            p = ptr32(int(w) + columns[g])
+            x0 = q[0]
+            x1 = q[1]
+            p[0] = p[0] ^ x0
+            p[1] = p[1] ^ q[2] ^ x0 ^ x1
+            p[2] = p[2] ^ x1
+            q = ptr32(int(q) + 12)
         # GCM's bits are mirrored: the product of two mirrored numbers must move up by one.
+        p = ptr32(int(w) + 108)
+        q = ptr32(int(w) + 176)
         for i in range(8):
-            g = 28 + 2 * i
-            a[44 + i] = (a[g] << 1) ^ (a[g + 1] << 17) ^ (a[g - 1] >> 15)
+            q[0] = (p[1] << 1) ^ (p[2] << 17) ^ (p[0] >> 15)
+            p = ptr32(int(p) + 8)
+            q = ptr32(int(q) + 4)
         # x^128 = x^7 + x^2 + x + 1, mirrored: the low half goes up into the high half.
-        for i in range(44, 48):
-            z = uint(a[i])
-            a[i + 4] = int(uint(a[i + 4]) ^ z ^ (z >> 1) ^ (z >> 2) ^ (z >> 7))
-            a[i + 3] = int(uint(a[i + 3]) ^ (z << 31) ^ (z << 30) ^ (z << 25))
-        for l in range(8):
-            a[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)] = int(uint(a[48 + (l >> 1)]) >> ((l & 1) << 4)) & 0xFFFF
+        p = ptr32(int(w) + 176)
+        for i in range(4):
+            z = uint(p[0])
+            p[4] = int(uint(p[4]) ^ z ^ (z >> 1) ^ (z >> 2) ^ (z >> 7))
+            p[3] = int(uint(p[3]) ^ (z << 31) ^ (z << 30) ^ (z << 25))
+            p = ptr32(int(p) + 4)
+        for l in range(0, 8, 2):
+            z = uint(p[0])
+            q = ptr32(int(w) + columns[9 + l])
+            q[0] = int(z) & 0xFFFF
+            q[1] = int(z >> 16)
+            p = ptr32(int(p) + 4)
 
 
 @micropython.viper

@@ -1,8 +1,8 @@
 """X25519 (RFC 7748) on MicroPython: a Montgomery ladder without secret-dependent branches or indices.
 
 A field element is 20 limbs of 13 bits, least significant first, one per 32-bit word: limb i counts 2^(13 i), and 2^260 = 608 mod p.
-Elements are kept loosely reduced: limbs at most 8237, so that the largest column of a product, 20 * 8237^2 < 2^31, fits in a signed
-word. The work space is a row of elements; 0 and 1 are the columns of a product. A program is a row of (op, result, left, right):
+Elements are kept loosely reduced: limbs at most 8192, so that the largest column of a product, 20 * 8192^2 < 2^31, and the carry
+into it fit in a signed word. The work space is a row of elements; 0 and 1 are the columns of a product. A program is a row of (op, result, left, right):
 op 1..250 multiplies, and then squares the result op - 1 times.
 """
 
@@ -42,10 +42,11 @@ _DIVIDE = bytes(
 
 
 @micropython.viper
-def _run(t: ptr32, b: ptr32, x: int, program: ptr8):
-    # t and b are both the work space, x the program's length. They are the first arguments, and used again for what the inner loop
-    # needs most, because viper keeps the first three locals in registers.
-    w = t
+def _run(x: int, p: ptr32, program: ptr8):
+    # x is the program's length, p the work space. They are the first arguments, and used again for what the inner loops need most,
+    # because viper keeps the first two locals in registers. Loops are unrolled and steps are short because every operation on
+    # another local is a load and a store.
+    w = p
     end = x
     pc = 0
     while pc < end:
@@ -65,59 +66,111 @@ def _run(t: ptr32, b: ptr32, x: int, program: ptr8):
                 r[i] = a[i] + x - b[i]
                 x = 16382
         elif op == 254:
-            repeat = 2  # limbs up to 2^30: one pass of carries would leave limb 1 too large
             for i in range(20):
                 r[i] = a[i] * 121665
         else:
             repeat = op
         while repeat:
             repeat -= 1
+            passes = 1
             if 0 < op < 254:
-                for i in range(40):
-                    w[i] = 0
+                p = w
+                for i in range(4):
+                    p[0] = 0
+                    p[1] = 0
+                    p[2] = 0
+                    p[3] = 0
+                    p[4] = 0
+                    p[5] = 0
+                    p[6] = 0
+                    p[7] = 0
+                    p[8] = 0
+                    p[9] = 0
+                    p = ptr32(int(p) + 40)
                 t = w
+                p = b
                 for i in range(20):
                     x = a[i]
-                    t[0] += x * b[0]
-                    t[1] += x * b[1]
-                    t[2] += x * b[2]
-                    t[3] += x * b[3]
-                    t[4] += x * b[4]
-                    t[5] += x * b[5]
-                    t[6] += x * b[6]
-                    t[7] += x * b[7]
-                    t[8] += x * b[8]
-                    t[9] += x * b[9]
-                    t[10] += x * b[10]
-                    t[11] += x * b[11]
-                    t[12] += x * b[12]
-                    t[13] += x * b[13]
-                    t[14] += x * b[14]
-                    t[15] += x * b[15]
-                    t[16] += x * b[16]
-                    t[17] += x * b[17]
-                    t[18] += x * b[18]
-                    t[19] += x * b[19]
+                    t[0] = t[0] + x * p[0]
+                    t[1] = t[1] + x * p[1]
+                    t[2] = t[2] + x * p[2]
+                    t[3] = t[3] + x * p[3]
+                    t[4] = t[4] + x * p[4]
+                    t[5] = t[5] + x * p[5]
+                    t[6] = t[6] + x * p[6]
+                    t[7] = t[7] + x * p[7]
+                    t[8] = t[8] + x * p[8]
+                    t[9] = t[9] + x * p[9]
+                    t[10] = t[10] + x * p[10]
+                    t[11] = t[11] + x * p[11]
+                    t[12] = t[12] + x * p[12]
+                    t[13] = t[13] + x * p[13]
+                    t[14] = t[14] + x * p[14]
+                    t[15] = t[15] + x * p[15]
+                    t[16] = t[16] + x * p[16]
+                    t[17] = t[17] + x * p[17]
+                    t[18] = t[18] + x * p[18]
+                    t[19] = t[19] + x * p[19]
                     t = ptr32(int(t) + 4)
-                t = w
+                # The upper half's carries, so that it can be folded into the lower half.
                 x = 0
-                for i in range(39):
-                    x += t[i]
-                    t[i] = x & 8191
+                p = ptr32(int(w) + 80)
+                for i in range(4):
+                    x += p[0]
+                    p[0] = x & 8191
                     x >>= 13
-                t[39] = x
-                for i in range(20):
-                    r[i] = t[i] + 608 * t[i + 20]
+                    x += p[1]
+                    p[1] = x & 8191
+                    x >>= 13
+                    x += p[2]
+                    p[2] = x & 8191
+                    x >>= 13
+                    x += p[3]
+                    p[3] = x & 8191
+                    x >>= 13
+                    x += p[4]
+                    p[4] = x & 8191
+                    x >>= 13
+                    p = ptr32(int(p) + 20)
+                w[39] = w[39] + (x << 13)
+                t = w
+                p = r
+                for i in range(4):
+                    p[0] = t[0] + 608 * t[20]
+                    p[1] = t[1] + 608 * t[21]
+                    p[2] = t[2] + 608 * t[22]
+                    p[3] = t[3] + 608 * t[23]
+                    p[4] = t[4] + 608 * t[24]
+                    p = ptr32(int(p) + 20)
+                    t = ptr32(int(t) + 20)
                 a = r
                 b = r
-            x = 0
-            for i in range(20):
-                x += r[i]
-                r[i] = x & 8191
-                x >>= 13
-            x = x * 608 + r[0]
-            r[0] = x & 8191
-            r[1] += x >> 13
+            if 0 < op < 255:
+                passes = 2  # of carries: limbs come close to 2^31, and what leaves limb 19 is too much for limb 1
+            while passes:
+                passes -= 1
+                x = 0
+                p = r
+                for i in range(4):
+                    x += p[0]
+                    p[0] = x & 8191
+                    x >>= 13
+                    x += p[1]
+                    p[1] = x & 8191
+                    x >>= 13
+                    x += p[2]
+                    p[2] = x & 8191
+                    x >>= 13
+                    x += p[3]
+                    p[3] = x & 8191
+                    x >>= 13
+                    x += p[4]
+                    p[4] = x & 8191
+                    x >>= 13
+                    p = ptr32(int(p) + 20)
+                x = x * 608 + r[0]
+                r[0] = x & 8191
+                r[1] = r[1] + (x >> 13)
 
 
 @micropython.viper
@@ -188,7 +241,7 @@ def scalar_mult(private, public):
     w[_Z3 * 80] = 1
     for bit in range(254, -1, -1):
         _swap(w, k, bit)
-        _run(w, w, len(_STEP), _STEP)
-    _run(w, w, len(_DIVIDE), _DIVIDE)
+        _run(len(_STEP), w, _STEP)
+    _run(len(_DIVIDE), w, _DIVIDE)
     _pack(v[_X2 * 80 :], u)
     return bytes(u[:32])
