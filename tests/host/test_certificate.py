@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -156,6 +157,43 @@ def test_what_is_not_tls_gets_nothing_but_an_alert(tmp_path: Path) -> None:
                 old.wrap_socket(wire.socket)
         assert engine.asked == []
         engine.wait_for(lambda broker: broker.stats.pending == 0)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_broken_tls_in_bulk(tmp_path: Path, version: ssl.TLSVersion) -> None:
+    """Handshakes and records with flipped, cut or added bytes at every flight: each ends its own connection only."""
+    rng = random.Random(5)
+    context, _ = certificate.make(tmp_path)
+    with closing(Embedded(context=context)) as engine:
+        party = engine.party()
+        for _ in range(200):
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = client_context(version).wrap_bio(incoming, outgoing)
+            spoilt = rng.randrange(3)  # ClientHello, the second flight, records
+            with mqtt.Wire(engine.address) as wire:
+                for flight in range(3):
+                    try:
+                        tls.do_handshake()
+                        tls.write(mqtt.connect(party.fp, party.password) + mqtt.PINGREQ * 5)
+                    except ssl.SSLWantReadError:
+                        pass
+                    except ssl.SSLError:  # the broker's alert
+                        break
+                    data = bytearray(outgoing.read())
+                    if flight == spoilt and data:
+                        for _ in range(rng.choice((1, 1, 1, 4))):
+                            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+                        data[rng.randrange(len(data)) :] += rng.choice((b"", b"", data, rng.randbytes(50)))
+                    wire.send(bytes(data))
+                    if flight >= spoilt or not (answer := _receive(wire.socket)):
+                        break
+                    incoming.write(answer)
+        engine.wait_for(lambda broker: broker.stats.connections == broker.stats.pending == 0)
+        assert engine.call(lambda broker: broker.stats.closed["malformed"]) > 0
+        with mqtt.Wire(engine.address) as wire:
+            wire.socket = client_context(version).wrap_socket(wire.socket)
+            wire.send(mqtt.connect(party.fp, party.password))
+            assert wire.read() == (0x20, b"\0\0")
 
 
 def _receive(connected: socket.socket) -> bytes:
