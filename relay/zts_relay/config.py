@@ -82,9 +82,10 @@ def parse_public(text: str) -> str:
     """A host name or IP address without a port."""
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
-        if identity.split_address(identity.join_address(host, 1))[0] != host:
-            raise FormatError("")
-    except FormatError:
+        if ":" in host:
+            ipaddress.IPv6Address(host)
+        identity.split_address(identity.join_address(host, 1))
+    except (FormatError, ValueError):
         raise ConfigError("ADDRESS", f"--public: '{text}' is not a host: give a name or an IP address, without a port") from None
     return host
 

@@ -134,7 +134,7 @@ class Registry:
 
     def parties(self) -> list[Party]:
         """All, revoked ones too, in the order they enrolled."""
-        return sorted(self._parties.values(), key=lambda party: (party.created, party.account))
+        return list(self._parties.values())
 
     def party(self, account: bytes) -> Party | None:
         return self._parties.get(account)
@@ -259,7 +259,7 @@ class Registry:
 
     def _load(self) -> None:
         self._parties, self._by_fp = {}, {}
-        for row in self._db.execute("SELECT * FROM parties"):
+        for row in self._db.execute("SELECT * FROM parties ORDER BY rowid"):
             self._remember(Party(*row))
 
     def _remember(self, party: Party) -> None:
