@@ -43,7 +43,7 @@ class RelayThread:
         except BaseException:
             self._thread.__exit__(None, None, None)
             raise
-        self.address = tuple(self.relay.leg)
+        self.address: tuple[str, int] = tuple(self.relay.leg)
         self._errors = _Errors()
         logging.getLogger("zts_relay").addHandler(self._errors)
         return self

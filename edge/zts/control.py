@@ -286,7 +286,7 @@ class Responder:
             handshake, payload = read_message_1(m1, wire.PURPOSE_CONNECT, self._s, peer.psk, epoch)
         except CryptoError:
             return self._refuse("decrypt")
-        if not crypto.equal(handshake.rs, peer.public) or identity.fingerprint(peer.public) != sender:
+        if handshake.rs is None or not crypto.equal(handshake.rs, peer.public) or identity.fingerprint(peer.public) != sender:
             return self._refuse("identity")
         seen.extend(ephemeral)
         if len(seen) >= wire.SEEN_EPHEMERALS * _SEEN_BYTES:

@@ -24,7 +24,7 @@ def party_key(relay_secret: bytes, account: bytes) -> bytes:
 
 def encode_hello(hello: LegHello, key: bytes, challenge: bytes) -> bytes:
     """53 bytes: role1 n4 sid16 acct8 peer8 mac16, the mac under K_party over the relay's challenge16."""
-    signed = bytes([hello.role]) + hello.n.to_bytes(4, "big") + hello.sid + hello.account + hello.peer
+    signed: bytes = bytes([hello.role]) + hello.n.to_bytes(4, "big") + hello.sid + hello.account + hello.peer
     return signed + _mac(key, challenge, signed)
 
 

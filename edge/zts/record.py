@@ -40,7 +40,7 @@ class _Cipher:
         self.n += 1
         return sealed
 
-    def open_(self, sealed: bytes, head: bytes) -> bytes:
+    def open_(self, sealed: "bytes | memoryview", head: bytes) -> bytes:
         frame = self._aead.open_(self.next_nonce(), sealed, head)
         self.n += 1
         return frame

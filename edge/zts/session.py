@@ -130,8 +130,10 @@ class Session:
     def next_timeout(self) -> int:
         """When `handle_timeout` wants to be called, ms."""
         if self._state != _UP:
-            return self._started + self._times.confirm
-        return min(self._heard + self._times.dead, self._pinged + self._times.ping)
+            due: int = self._started + self._times.confirm
+        else:
+            due = min(self._heard + self._times.dead, self._pinged + self._times.ping)
+        return due
 
     def handle_timeout(self, now: int) -> None:
         """Raises RemoteError when the other side was silent for too long, and sends a PING before that."""
