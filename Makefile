@@ -1,17 +1,42 @@
+# make demo | test | check; ARGS=… goes to `zts demo` or to pytest.
+SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+STUBS := $(VENV)/micropython-stubs
 
 .PHONY: demo test check
+.DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml
-	python3 -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	@python3 -c 'import sys; sys.exit("ZTS needs Python 3.11 or later" if sys.version_info < (3, 11) else 0)'
+	@python3 -m venv $(VENV) || { echo 'make: python3 -m venv failed: on Debian, apt-get install python3-venv' >&2; exit 1; }
+	$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(STUBS): edge/stubs.txt | $(STAMP)
+	@rm -rf $@
+	$(PIP) install --no-compile --target $@ -r $<
+	@touch $@
 
 demo: $(STAMP)
 	@$(BIN)/zts demo $(ARGS)
 
 test: $(STAMP)
 	@tests/fetch_peers.sh
-	$(BIN)/pytest $(ARGS)
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest --durations=10 $(ARGS)
+
+# Runs one step and says how many seconds it took.
+define step
+@printf '%-24s' '$(1)'; TIMEFORMAT='%1R s'; time { out=$$($(2) 2>&1) || { code=$$?; printf 'FAILED\n%s\n' "$$out"; exit $$code; }; }
+endef
+
+check: $(STAMP) $(STUBS)
+	$(call step,format,$(BIN)/ruff format --check)
+	$(call step,lint,$(BIN)/ruff check)
+	$(call step,types of the hosts,$(BIN)/mypy)
+	$(call step,types of edge/,$(BIN)/mypy --config-file edge/mypy.ini)
+	$(call step,types of the tests,$(BIN)/mypy --config-file tests/mypy.ini)
+	$(call step,import rules,$(BIN)/lint-imports --no-logo)
+	@TIMEFORMAT='tests                   %1R s'; time $(MAKE) --no-print-directory test
