@@ -347,12 +347,23 @@ class Link:
             self._work.clear()
             chunks = self.session.data_to_send()
             if chunks:
-                writer.write(b"".join(chunks))
-                await writer.drain()
+                await self._send_all(writer, chunks)
                 for stream in self._streams.values():
                     stream._writable.set()
             if self.session.is_over():
                 return
+
+    async def _send_all(self, writer: "Any", chunks: "list[bytes]") -> None:
+        """In pieces of what a leg is read in: a board's heap may have no longer run of free bytes."""
+        first = size = 0
+        for at, chunk in enumerate(chunks):
+            if size and size + len(chunk) > self._read_size:
+                writer.write(b"".join(chunks[first:at]))
+                await writer.drain()
+                first, size = at, 0
+            size += len(chunk)
+        writer.write(b"".join(chunks[first:]))
+        await writer.drain()
 
     async def _keep_time(self) -> None:
         while True:

@@ -183,6 +183,14 @@ def start_watchdog() -> "Callable[[], None] | None":
     return machine.WDT(timeout=_WATCHDOG_MS).feed if CHIP else None
 
 
+def tidy_memory() -> None:
+    """To be called once all modules are loaded. Left alone, MicroPython collects only when the heap is full, and then what lives
+    longer lies scattered all over it.
+    """
+    gc.collect()
+    gc.threshold(gc.mem_free() // 4)
+
+
 def memory() -> "tuple[int | None, int]":
     """(free, used) bytes of the heap."""
     gc.collect()

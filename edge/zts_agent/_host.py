@@ -105,6 +105,10 @@ def start_watchdog() -> Callable[[], None] | None:
     return None
 
 
+def tidy_memory() -> None:
+    """CPython's does not fragment so."""
+
+
 def memory() -> tuple[int | None, int]:
     """(free, used) bytes: free is None where there is no fixed heap."""
     pages = int(Path("/proc/self/statm").read_text().split()[1]) if sys.platform == "linux" else 0

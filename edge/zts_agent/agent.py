@@ -84,6 +84,7 @@ class Agent:
 
     async def run(self) -> None:
         """For ever. Raises FormatError (the state is of no use), and on a host AgentError."""
+        board.tidy_memory()
         self._store.open()
         self._s = self._store.key_pair()
         self._fp = identity.fingerprint_text(self._s[1])
@@ -121,20 +122,17 @@ class Agent:
     # --- enrolling ---------------------------------------------------------------------------------------------------
 
     async def _enrolled(self) -> identity.Account:
+        account = self._store.relay()
+        if account is not None:
+            return account
+        code = self._store.join_code()
+        if self._address is not None:
+            code = identity.JoinCode(code.relay_key, code.secret, self._address[0], self._address[1])
         wait = FIRST_WAIT_MS
         silences = 0
         while True:
-            account = self._store.relay()
-            if account is not None:
-                return account
-            code = self._store.join_code()
-            if self._address is not None:
-                code = identity.JoinCode(code.relay_key, code.secret, self._address[0], self._address[1])
             try:
                 account = await link.enrol(board.dial, code, self._s, self._store.state["name"])
-                self._store.enrolled(account)
-                board.log("enrolled", relay=identity.fingerprint_text(code.relay_key))
-                continue
             except OSError as error:
                 board.log("relay not reached", error=str(error))
                 silences = 0
@@ -145,6 +143,10 @@ class Agent:
                 if silences == ENROL_SILENCES:
                     await self._pause(AgentError("the relay does not know this enrolment line; it may be used or expired", EXIT_REFUSED))
                     silences = 0
+            else:
+                self._store.enrolled(account)
+                board.log("enrolled", relay=identity.fingerprint_text(code.relay_key))
+                return account
             await asyncio.sleep(jitter(wait) / 1000)
             wait = min(2 * wait, LONGEST_WAIT_MS)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import reading as reading
     from ._host import replace_file as replace_file
     from ._host import start_watchdog as start_watchdog
+    from ._host import tidy_memory as tidy_memory
 else:
     from ._device import (  # noqa: F401
         BOARD,
@@ -42,6 +43,7 @@ else:
         reading,
         replace_file,
         start_watchdog,
+        tidy_memory,
     )
 
 if TYPE_CHECKING:

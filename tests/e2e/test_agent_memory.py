@@ -1,0 +1,75 @@
+"""The device as shipped, in a heap of 256 KiB on 64 bits, over TLS: four streams at once, and no byte lost to old sessions."""
+
+import asyncio
+from pathlib import Path
+
+from agent_lab import Owner, get, read_all, reading
+from device_process import DeviceProcess
+from relay_process import RelayProcess
+
+EARLY, LATE = 20, 200  # connects
+ALLOWED = 1024  # bytes
+# What TLS takes outside of this heap and a chip must have besides: 16 KiB for records in, 4 KiB out, and the session's state.
+TLS_BYTES = 16384 + 4096 + 4096
+
+
+# A hundred handshakes a second, so that the test need not wait; and it says how much is free when no session is left.
+_WATCH = """
+from zts import wire
+wire.HANDSHAKES_PER_S, wire.HANDSHAKE_BURST = 100, 400
+import gc
+from zts_agent import board
+_log = board.log
+def log(event, **fields):
+    _log(event, **fields)
+    if event in ("online", "session over"):
+        import asyncio
+        asyncio.create_task(say())
+async def say():
+    import asyncio
+    for _ in range(20):
+        await asyncio.sleep(0)
+    gc.collect()
+    _log("memory", free=gc.mem_free(), used=gc.mem_alloc())
+board.log = log
+"""
+
+
+def test_four_streams_at_once_and_no_leak(tmp_path: Path) -> None:
+    with RelayProcess(tmp_path / "relay") as relay:
+        assert relay.join
+        owner = asyncio.run(Owner.join(relay.join))
+        device = asyncio.run(owner.invite("sensor42"))
+        with DeviceProcess(tmp_path / "device", device.line, setup=_WATCH) as process:
+            device.public = bytes.fromhex(process.state["public"])
+            free = {0: int(process.wait_for("memory")["free"])}
+
+            async def connect() -> int:
+                async with owner.session(device) as session:
+                    streams = [session.open("http") for _ in range(4)]
+                    for stream in streams:
+                        await stream.opened()
+                    for stream in streams:
+                        await stream.send(b"GET / HTTP/1.1\r\n\r\n")
+                        stream.finish()
+                    answers = await asyncio.gather(*[read_all(stream) for stream in streams])
+                    assert all(answer.endswith(b"</html>\n") for answer in answers)
+                    return int((await reading(session))["heap_free"])
+
+            async def connect_once() -> None:
+                async with owner.session(device) as session:
+                    await get(session)
+
+            lowest = asyncio.run(connect())
+            for count in range(2, LATE + 1):
+                asyncio.run(connect() if count % 10 == 0 else connect_once())
+                process.wait_for("session over", count)
+                if count in (EARLY, LATE):
+                    # One line was for "online".
+                    free[count] = int(process.wait_for("memory", count + 1)["free"])
+            total = process.wait_for("memory")
+            print(
+                f"heap {total['free'] + total['used']}: free {free[0]} at start, {lowest} in a session, {free[EARLY]} after {EARLY} "
+                f"connects, {free[LATE]} after {LATE}; TLS takes about {TLS_BYTES} more on a chip"
+            )
+            assert free[LATE] >= free[EARLY] - ALLOWED
