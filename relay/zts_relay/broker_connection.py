@@ -7,7 +7,6 @@ import ssl
 from typing import TYPE_CHECKING, Final, cast
 
 from zts.errors import RemoteError
-
 from zts_relay import mqtt_codec as codec
 from zts_relay.tls import TlsStream
 
