@@ -23,10 +23,9 @@ class RelayProcess:
     join: the join code printed when the state was new, else None; `new_code()` makes another.
     """
 
-    def __init__(self, state: Path, *options: str, python: tuple[str, ...] = ()) -> None:
+    def __init__(self, state: Path, *options: str) -> None:
         self.state = state
         self._options = options
-        self._python = python
         self.leg = self.metrics = ("", 0)
         self.mqtt: tuple[str, int] | None = None
         self.fp = ""
@@ -42,9 +41,9 @@ class RelayProcess:
     def __enter__(self) -> "RelayProcess":
         is_new = not (self.state / "registry.sqlite").exists()
         anywhere = ("--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-        command = [sys.executable, *self._python, *_COMMAND[1:], *anywhere, "--state", str(self.state), *self._options]
+        command = [*_COMMAND, *anywhere, "--state", str(self.state), *self._options]
         with self.log.open("a") as log:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         try:
             ready = json.loads(self._line())
             assert ready["ready"] is True
@@ -114,5 +113,8 @@ class RelayProcess:
 
 def run_cli(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `zts-relay ARGUMENTS` to its end."""
-    environment = dict(os.environ, PYTHONWARNINGS="error")
-    return subprocess.run([*_COMMAND, *arguments], capture_output=True, text=True, timeout=START_S, env=environment)
+    return subprocess.run([*_COMMAND, *arguments], capture_output=True, text=True, timeout=START_S, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return dict(os.environ, PYTHONWARNINGS="error")

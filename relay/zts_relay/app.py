@@ -121,8 +121,8 @@ class Relay:
             if self.broker:
                 self.broker.disconnect(party.fp)
         if revoked:
-            log.event("revoked", parties=len(revoked))
             self._write_logins()
+            log.event("revoked", parties=len(revoked))
 
 
 def make_join_code(registry: Registry) -> str:

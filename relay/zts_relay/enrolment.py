@@ -69,7 +69,8 @@ class Desk:
         except RemoteError as error:
             code, fields = error.code, {}
         self.outcomes[_KINDS[kind], _OUTCOMES[code]] += 1
-        log.event("enrolment", kind=_KINDS[kind], outcome=_OUTCOMES[code])
+        if code != wire.BUSY:  # an owner who waits for a device asks again and again
+            log.event("enrolment", kind=_KINDS[kind], outcome=_OUTCOMES[code])
         return control.write_message_2(handshake, m1, {wire.TLV_CODE: bytes([code])} | fields)
 
     def _refuse(self, kind: str, outcome: str) -> bytes | None:

@@ -44,7 +44,7 @@ def _pair(relay: RelayProcess, owner: client.Account, device: client.Account) ->
 
 
 def _metrics(relay: RelayProcess) -> str:
-    with urllib.request.urlopen(f"http://{relay.metrics[0]}:{relay.metrics[1]}/metrics", timeout=client.WAIT_S) as response:
+    with urllib.request.urlopen(f"http://{identity.join_address(*relay.metrics)}/metrics", timeout=client.WAIT_S) as response:
         text: str = response.read().decode()
     return text
 
@@ -274,3 +274,15 @@ def test_only_the_three_ports_are_open_and_no_descriptor_is_left_behind(tmp_path
         while len(os.listdir(f"/proc/{relay.pid}/fd")) > before + 4:
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    everywhere = ("--listen", "[::1]:0", "--mqtt", "[::1]:0", "--metrics", "[::1]:0")
+    with RelayProcess(tmp_path / "state", *everywhere) as relay:
+        assert relay.leg[0] == "::1" and relay.mqtt and relay.mqtt[0] == "::1"
+        owner, device = _owner_and_device(relay)
+        a, b = _pair(relay, owner, device)
+        a.close()
+        assert b.recv(1) == b""
+        b.close()
+        assert "zts_relay_pairs" in _metrics(relay)

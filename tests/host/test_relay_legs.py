@@ -1,7 +1,9 @@
 """The leg port: who gets in, who hears nothing, what deadlines and limits do. A whole relay, over real sockets."""
 
 import os
+import random
 import socket
+import struct
 import threading
 import time
 from pathlib import Path
@@ -329,3 +331,72 @@ def test_legs_are_kept_alive_and_never_delayed(tmp_path: Path) -> None:
         assert [(bool(x), bool(y)) for x, y in relay.call(options)] == [(True, True)] * 2
         a.close()
         b.close()
+
+
+def test_any_mix_of_manners_harms_nobody_else(tmp_path: Path) -> None:
+    """Garbage, silence, resets, floods and early ends, beside a pair that goes on; RelayThread checks that nothing is left."""
+    limits = Limits(hello_s=0.5, partner_s=0.5, linger_s=0.2, unknown_per_source=1000)
+    with RelayThread(tmp_path / "state", limits) as relay:
+        alice, pi = relay.party(), relay.party()
+        kept = _pair(relay, alice, pi, sid=bytes(16))
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def keep_talking() -> None:
+            try:
+                while not stop.is_set():
+                    data = os.urandom(50_000)
+                    kept[0].sendall(data)
+                    assert client.receive(kept[1], len(data)) == data
+            except BaseException as error:
+                failures.append(error)
+
+        def misbehave(seed: int) -> None:
+            pick = random.Random(seed)
+            for _ in range(40):
+                sock = client.dial(relay.address)
+                try:
+                    _misbehave(sock, pick, alice, pi)
+                except OSError:
+                    pass
+                except BaseException as error:
+                    failures.append(error)
+                finally:
+                    if pick.random() < 0.5:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    sock.close()
+
+        threads = [threading.Thread(target=misbehave, args=(seed,)) for seed in range(8)]
+        talking = threading.Thread(target=keep_talking)
+        for thread in (talking, *threads):
+            thread.start()
+        for thread in threads:
+            thread.join(client.WAIT_S)
+        stop.set()
+        talking.join(client.WAIT_S)
+        assert not failures
+        for sock in kept:
+            sock.close()
+        relay.until(lambda r: not r.legs.visitors and not r.legs.pairs)
+        relay.until(lambda r: not r.legs.rendezvous.claims)
+
+
+def _misbehave(sock: socket.socket, pick: random.Random, alice: Party, pi: Party) -> None:
+    """One connection's manners, from a few sessions that also meet each other now and then."""
+    manner = pick.randrange(4)
+    if manner == 0:
+        sock.sendall(pick.randbytes(pick.randint(0, 600)))
+        return
+    sock.sendall(wire.MAGIC_ENROL if manner == 1 else wire.MAGIC_LEG)
+    challenge = client.receive(sock, wire.CHALLENGE_BYTES)
+    if manner == 1:
+        sock.sendall(pick.randbytes(pick.randint(0, wire.M1_BYTES)))
+        return
+    own, peer, role = pick.choice([(alice, pi, CLIENT), (pi, alice, DEVICE), (alice, alice, CLIENT), (alice, pi, DEVICE)])
+    hello = leg.encode_hello(
+        leg.LegHello(role, pick.randint(1, 3), bytes([pick.randint(1, 3)]) * 16, own.account, peer.account), own.key, challenge
+    )
+    sock.sendall(hello[: pick.choice((1, 20, 52, 53, 53, 53, 53))] + pick.randbytes(pick.choice((0, 1, 100, 200_000))))
+    if manner == 2:
+        sock.settimeout(pick.choice((0.01, 0.3)))
+        client.receive(sock, pick.choice((1, 1000, 100_000)))
