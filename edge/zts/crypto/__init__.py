@@ -19,7 +19,11 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from zts.crypto._host import x25519 as x25519
     from zts.crypto._host import x25519_public as x25519_public
 else:
-    from zts.crypto._device import Aead, equal, hmac_sha256, x25519, x25519_public
+    from zts.crypto._device import Aead as Aead
+    from zts.crypto._device import equal as equal
+    from zts.crypto._device import hmac_sha256 as hmac_sha256
+    from zts.crypto._device import x25519 as x25519
+    from zts.crypto._device import x25519_public as x25519_public
 
 if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview

@@ -28,7 +28,7 @@ _view = memoryview(_scratch)
 _lengths = bytearray(16)
 
 # GHASH's work space, in words: 0..26 factors, then products; 27..43 a zero, then the product's 16-bit columns; 44..51 the product.
-# Between calls the running value's limbs lie at 9 * (l >> 2) + 3 * (l >> 1 & 1) + (l & 1).
+# Between calls limb j of the running value lies at 9 * (j >> 2) + 3 * (j >> 1 & 1) + (j & 1).
 _work = bytearray(52 * 4)
 # Offsets in it, in bytes. Of the first column to which Karatsuba's terms 9i + 3j belong: 4 c(i) + 2 c(j), c = 0, 2, 1 for the low,
 # the high and the middle term. Then of the limbs of the running value.
@@ -92,32 +92,32 @@ def _ghash(p: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
     m0 = 0x12492492
     m0 = (m0 << 2) | 1  # bits 0, 3, .. 30; too large for a literal, and for a constant the compiler folds
     while at < end:
-        for l in range(8):
+        for j in range(8):
             v = 0
             if at + 1 < end:
                 v = (data[at] << 8) | data[at + 1]
             elif at < end:
                 v = data[at] << 8
             at += 2
-            p = ptr32(int(w) + columns[16 - l])
+            p = ptr32(int(w) + columns[16 - j])
             p[0] = p[0] ^ v
         p = w
-        for i in range(3):
+        for _ in range(3):
             p[18] = p[0] ^ p[9]
             p[19] = p[1] ^ p[10]
             p[20] = p[2] ^ p[11]
             p = ptr32(int(p) + 12)
         p = w
-        for i in range(3):
+        for _ in range(3):
             p[6] = p[0] ^ p[3]
             p[7] = p[1] ^ p[4]
             p[8] = p[2] ^ p[5]
             p = ptr32(int(p) + 36)
         p = w
         h = factors
-        for g in range(9):
+        for _ in range(9):
             p[2] = p[0] ^ p[1]
-            for i in range(3):
+            for _ in range(3):
                 x0 = p[0]
                 x1 = x0 & 0x2492
                 x2 = x0 & 0x4924
@@ -134,19 +134,19 @@ def _ghash(p: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
                 p = ptr32(int(p) + 4)
                 h = ptr16(int(h) + 2)
         p = w
-        for i in range(3):
+        for _ in range(3):
             p[18] = p[18] ^ p[0] ^ p[9]
             p[19] = p[19] ^ p[1] ^ p[10]
             p[20] = p[20] ^ p[2] ^ p[11]
             p = ptr32(int(p) + 12)
         p = w
-        for i in range(3):
+        for _ in range(3):
             p[6] = p[6] ^ p[0] ^ p[3]
             p[7] = p[7] ^ p[1] ^ p[4]
             p[8] = p[8] ^ p[2] ^ p[5]
             p = ptr32(int(p) + 36)
         p = ptr32(int(w) + 112)
-        for i in range(4):
+        for _ in range(4):
             p[0] = 0
             p[1] = 0
             p[2] = 0
@@ -165,20 +165,20 @@ def _ghash(p: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
         # GCM's bits are mirrored: the product of two mirrored numbers must move up by one.
         p = ptr32(int(w) + 108)
         q = ptr32(int(w) + 176)
-        for i in range(8):
+        for _ in range(8):
             q[0] = (p[1] << 1) ^ (p[2] << 17) ^ (p[0] >> 15)
             p = ptr32(int(p) + 8)
             q = ptr32(int(q) + 4)
         # x^128 = x^7 + x^2 + x + 1, mirrored: the low half goes up into the high half.
         p = ptr32(int(w) + 176)
-        for i in range(4):
+        for _ in range(4):
             z = uint(p[0])
             p[4] = int(uint(p[4]) ^ z ^ (z >> 1) ^ (z >> 2) ^ (z >> 7))
             p[3] = int(uint(p[3]) ^ (z << 31) ^ (z << 30) ^ (z << 25))
             p = ptr32(int(p) + 4)
-        for l in range(0, 8, 2):
+        for j in range(0, 8, 2):
             z = uint(p[0])
-            q = ptr32(int(w) + columns[9 + l])
+            q = ptr32(int(w) + columns[9 + j])
             q[0] = int(z) & 0xFFFF
             q[1] = int(z >> 16)
             p = ptr32(int(p) + 4)
@@ -187,9 +187,9 @@ def _ghash(p: ptr32, h: ptr16, data: ptr8, at: int, n: int, start: int):
 @micropython.viper
 def _tag(a: ptr32, out: ptr8, at: int):
     # out[at:at + 16] = GHASH's value, masked by the first block.
-    for l in range(8):
-        v = a[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)]
-        i = 14 - 2 * l
+    for j in range(8):
+        v = a[9 * (j >> 2) + 3 * ((j >> 1) & 1) + (j & 1)]
+        i = 14 - 2 * j
         out[at + i] = out[i] ^ (v >> 8)
         out[at + i + 1] = out[i + 1] ^ v
 
@@ -197,8 +197,8 @@ def _tag(a: ptr32, out: ptr8, at: int):
 def _factors(h):
     # The hash key's 27 factors of 16 bits, ordered as in _work.
     f = array("H", bytes(54))
-    for l in range(8):
-        f[9 * (l >> 2) + 3 * ((l >> 1) & 1) + (l & 1)] = h[14 - 2 * l] << 8 | h[15 - 2 * l]
+    for j in range(8):
+        f[9 * (j >> 2) + 3 * ((j >> 1) & 1) + (j & 1)] = h[14 - 2 * j] << 8 | h[15 - 2 * j]
     for i in range(9):
         f[18 + i] = f[i] ^ f[9 + i]
     for g in range(0, 27, 9):

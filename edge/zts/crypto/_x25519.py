@@ -2,8 +2,8 @@
 
 A field element is 20 limbs of 13 bits, least significant first, one per 32-bit word: limb i counts 2^(13 i), and 2^260 = 608 mod p.
 Elements are kept loosely reduced: limbs at most 8192, so that the largest column of a product, 20 * 8192^2 < 2^31, and the carry
-into it fit in a signed word. The work space is a row of elements; 0 and 1 are the columns of a product. A program is a row of (op, result, left, right):
-op 1..250 multiplies, and then squares the result op - 1 times.
+into it fit in a signed word. The work space is a row of elements; 0 and 1 are the columns of a product. A program is a row of
+(op, result, left, right), elements by their number in the work space; op 1 to 253 multiplies, then squares the result op - 1 times.
 """
 
 import micropython
@@ -75,7 +75,7 @@ def _run(x: int, p: ptr32, program: ptr8):
             passes = 1
             if 0 < op < 254:
                 p = w
-                for i in range(4):
+                for _ in range(4):
                     p[0] = 0
                     p[1] = 0
                     p[2] = 0
@@ -115,7 +115,7 @@ def _run(x: int, p: ptr32, program: ptr8):
                 # The upper half's carries, so that it can be folded into the lower half.
                 x = 0
                 p = ptr32(int(w) + 80)
-                for i in range(4):
+                for _ in range(4):
                     x += p[0]
                     p[0] = x & 8191
                     x >>= 13
@@ -135,7 +135,7 @@ def _run(x: int, p: ptr32, program: ptr8):
                 w[39] = w[39] + (x << 13)
                 t = w
                 p = r
-                for i in range(4):
+                for _ in range(4):
                     p[0] = t[0] + 608 * t[20]
                     p[1] = t[1] + 608 * t[21]
                     p[2] = t[2] + 608 * t[22]
@@ -151,7 +151,7 @@ def _run(x: int, p: ptr32, program: ptr8):
                 passes -= 1
                 x = 0
                 p = r
-                for i in range(4):
+                for _ in range(4):
                     x += p[0]
                     p[0] = x & 8191
                     x >>= 13
