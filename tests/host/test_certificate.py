@@ -153,7 +153,7 @@ def test_what_is_not_tls_gets_nothing_but_an_alert(tmp_path: Path) -> None:
         old.set_ciphers("ALL:@SECLEVEL=0")
         with mqtt.Wire(engine.address) as wire, pytest.warns(DeprecationWarning):
             old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-            with pytest.raises(ssl.SSLError):
+            with pytest.raises(ssl.SSLError, match=r"(?i)alert.protocol.version"):  # we say why
                 old.wrap_socket(wire.socket)
         assert engine.asked == []
         engine.wait_for(lambda broker: broker.stats.pending == 0)
