@@ -64,5 +64,3 @@ def _cut(certificate: Path, key: Path) -> None:
         private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
     write_private(certificate, signed.public_bytes(serialization.Encoding.PEM))
-
-

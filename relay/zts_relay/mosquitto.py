@@ -73,9 +73,7 @@ def config(directory: Path, host: str, port: int, certificate: tuple[Path, Path]
     return "\n".join(lines) + "\n"
 
 
-def write(
-    directory: Path, logins: Iterable[tuple[str, bytes]], host: str, port: int, certificate: tuple[Path, Path] | None = None
-) -> Path:
+def write(directory: Path, logins: Iterable[tuple[str, bytes]], host: str, port: int, certificate: tuple[Path, Path] | None = None) -> Path:
     """Write the three files (each atomically, mode 0600; the directory 0700) and return the path of the configuration."""
     directory = directory.resolve()
     write_passwords(directory, logins)

@@ -15,7 +15,6 @@ class TlsStream:
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
-        self._shaken = False
         self.ended = False  # the other side said that it sends no more
 
     def receive(self, data: bytes) -> bytes:
@@ -23,10 +22,7 @@ class TlsStream:
         self._in.write(data)
         plain = bytearray()
         try:
-            if not self._shaken:
-                self._tls.do_handshake()
-                self._shaken = True
-            while more := self._tls.read(_READ_BYTES):
+            while more := self._tls.read(_READ_BYTES):  # shakes hands first, as far as it can
                 plain += more
             self.ended = True  # nothing read, and no wish for more: a close_notify came
         except ssl.SSLWantReadError:
