@@ -36,6 +36,7 @@ class Meeting:
         self.name = name
         self.link = running
         self._task = task
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # an end nobody asks about is none to report
 
     @property
     def is_up(self) -> bool:
@@ -72,8 +73,8 @@ async def meet(
     name: str,
     public: bytes,
     pairing: bytes,
-    patience_ms: int = 0,
-    step: Callable[[str], None] = print,
+    patience_ms: int,
+    step: Callable[[str], None],
 ) -> Meeting:
     """A session with a device, its services known. Raises Failure.
 

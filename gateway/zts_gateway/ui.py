@@ -3,12 +3,12 @@
 import sys
 from enum import IntEnum
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.status import Status
+from typing import TYPE_CHECKING, Self
 
 from zts import wire
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 
 class Exit(IntEnum):
@@ -86,10 +86,12 @@ class Progress:
     """What is being waited for: a spinner where stderr is a terminal, else a line each time it changes."""
 
     def __init__(self) -> None:
-        self._status: Status | None = None
+        self._status: "Status | None" = None
         self._last = ""
 
     def __enter__(self) -> Self:
+        from rich.console import Console  # a fifth of the time `zts` takes to start
+
         console = Console(stderr=True)
         if console.is_terminal:
             self._status = console.status("")
