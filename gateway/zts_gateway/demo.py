@@ -110,7 +110,7 @@ class _Demo:
         while True:
             self._started.clear()
             waits = {asyncio.create_task(process.wait()): name for name, process in self._processes.items()}
-            waits[asyncio.create_task(self._started.wait())] = ""  # type: ignore[index]
+            waits[asyncio.create_task(self._started.wait())] = ""
             try:
                 done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -86,7 +86,7 @@ class Progress:
     """What is being waited for: a spinner where stderr is a terminal, else a line each time it changes."""
 
     def __init__(self) -> None:
-        self._status: "Status | None" = None
+        self._status: Status | None = None
         self._last = ""
 
     def __enter__(self) -> Self:
