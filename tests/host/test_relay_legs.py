@@ -2,6 +2,7 @@
 
 import os
 import random
+import resource
 import socket
 import struct
 import threading
@@ -294,7 +295,7 @@ def test_stops_accepting_when_descriptors_run_out_and_goes_on_later(tmp_path: Pa
     probe = os.dup(0)
     os.close(probe)
     # A relay in a thread opens about 20; `dial` and the relay take one each for a connection.
-    monkeypatch.setattr(server_module.resource, "getrlimit", lambda _: (probe + 60, probe + 60))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (probe + 60, probe + 60))
     monkeypatch.setattr(server_module, "_FULL", 1.0)
     with RelayThread(tmp_path / "state", Limits(unknown_per_source=1000, hello_s=60)) as relay:
         alice, pi = relay.party(), relay.party()
