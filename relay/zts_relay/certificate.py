@@ -9,8 +9,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from zts.errors import FormatError
 
+from zts.errors import FormatError
 from zts_relay.state_files import write_private
 
 CERTIFICATE = "cert.pem"
