@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from zts import wire
-
 from zts_relay import topics
 from zts_relay.state_files import write_private
 
