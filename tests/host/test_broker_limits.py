@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
@@ -159,6 +160,21 @@ def test_the_rate_comes_back() -> None:
             wire.send(mqtt.publish(inbox(party, party), b"1"))
             if wire.fence():
                 break
+
+
+def test_a_flood_is_read_slowly() -> None:
+    with running(Limits(packets_per_s=0, packet_burst=1)) as engine, log_in(engine, party := engine.party()) as wire:
+
+        def reading() -> bool:
+            return engine.call(lambda broker: next(iter(broker._open))._transport.is_reading())
+
+        assert wire.fence() == [] and reading()
+        end = time.monotonic() + mqtt.DEADLINE_S
+        while reading():
+            assert time.monotonic() < end
+            wire.send(mqtt.publish(inbox(party, party), b"x"))
+        while not reading():
+            assert time.monotonic() < end
 
 
 def test_forbidden_messages_are_counted() -> None:
