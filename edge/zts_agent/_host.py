@@ -74,7 +74,7 @@ def finish_writing(writer: asyncio.StreamWriter) -> bool:
 def break_off(writer: asyncio.StreamWriter) -> None:
     """Ends a connection at once and with an RST, so that the other side does not take it for an orderly end."""
     sock = writer.get_extra_info("socket")
-    if sock.fileno() >= 0:
+    if sock is not None and sock.fileno() >= 0:  # a TLS connection that has ended gives none
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
