@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,35 @@ async def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "it never happened"
         await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def target(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """The address of a TCP server on this machine; what is still connected at the end is dropped."""
+    serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        serving[task] = writer
+        try:
+            with contextlib.suppress(OSError):
+                await serve(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 18)
+    host, port = server.sockets[0].getsockname()
+    try:
+        yield f"{host}:{port}"
+    finally:
+        server.close()
+        for task, writer in serving.items():
+            writer.transport.abort()
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 class HostAgent:

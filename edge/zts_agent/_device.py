@@ -38,6 +38,8 @@ _TCP_NODELAY = 1
 _WATCHDOG_MS = 8_000  # an rp2 allows 8388; the longest we compute without a pause is one handshake, about 2 s
 _CERTIFICATE_REFUSED = -0x2700  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
 
+_TLS_RETRY_S = 0.01
+
 _now = 0
 _ticks = time.ticks_ms()
 
@@ -49,6 +51,10 @@ def clock() -> int:
     _now += time.ticks_diff(ticks, _ticks)
     _ticks = ticks
     return _now
+
+
+def _readable(sock: "Any") -> "Any":
+    yield asyncio.core._io_queue.queue_read(sock)
 
 
 def _writable(sock: "Any") -> "Any":
@@ -118,12 +124,8 @@ async def dial_tls(host: str, port: int, pin: bytes) -> "tuple[Any, Any]":
         context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
         context.verify_mode = tls.CERT_OPTIONAL
         context.verify_callback = verify
-        sock = context.wrap_socket(sock, do_handshake_on_connect=False)
-        sock.setblocking(False)
-        stream = asyncio.StreamReader(sock)
-        # Reading drives the handshake without sending anything of ours; the first write waits until its end. This first
-        # one only says hello: until then there is nothing to wait for.
-        sock.read(1)
+        stream = _TlsStream(sock, context.wrap_socket(sock, do_handshake_on_connect=False))
+        # Reading drives the handshake without sending anything of ours; the first write waits until its end.
         probe = asyncio.create_task(_read_until(stream, seen))
         try:
             await seen.wait()
@@ -141,11 +143,54 @@ async def dial_tls(host: str, port: int, pin: bytes) -> "tuple[Any, Any]":
         raise
 
 
-async def _read_until(stream: "Any", seen: asyncio.Event) -> None:
+async def _read_until(stream: "_TlsStream", seen: asyncio.Event) -> None:
     try:
         await stream.read(1)
     finally:
         seen.set()
+
+
+class _TlsStream:
+    """Reads and writes through TLS and waits for the socket below it.
+
+    asyncio's own would have the TLS object polled. It has no descriptor, and with such a one the unix port's poll takes a
+    millisecond at least, and reads through a null pointer when its set grows.
+    """
+
+    def __init__(self, sock: "Any", secured: "Any") -> None:
+        self.s = secured
+        self._sock = sock
+        self._unsent = b""
+
+    async def read(self, n: int) -> bytes:
+        """1 to `n` bytes, b"" at the end."""
+        while True:
+            data = self.s.read(n)
+            if data is not None:
+                return data  # type: ignore[no-any-return]
+            await _readable(self._sock)
+
+    async def readexactly(self, n: int) -> bytes:
+        """Raises EOFError when the end comes before."""
+        data = b""
+        while len(data) < n:
+            part = await self.read(n - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    def write(self, data: bytes) -> None:
+        self._unsent += data
+
+    async def drain(self) -> None:
+        while self._unsent:
+            sent = self.s.write(self._unsent)
+            if sent is None:
+                # The handshake goes on, or the socket is full; TLS does not say which.
+                await asyncio.sleep(_TLS_RETRY_S)
+            else:
+                self._unsent = self._unsent[sent:]
 
 
 def finish_writing(writer: "Any") -> bool:
