@@ -293,6 +293,7 @@ class Link:
         protocol); nothing after GOAWAY, whose code is then `reason`. Streams still open are reset first.
         """
         works = (self._receive(reader), self._transmit(writer), self._keep_time())
+        self.session.joined(self._clock())
         self.flush()
         tasks = [asyncio.create_task(self._guard(work)) for work in works]
         try:

@@ -74,8 +74,12 @@ class Session:
         self._out = [self._header]
         self._out_size = len(self._header)
         self._state = _HEADER
-        self._started = self._heard = self._pinged = now
+        self.joined(now)
         return self.n
+
+    def joined(self, now: int) -> None:
+        """The relay has joined the leg to the other side's: from now on silence counts. The wait for a partner did not."""
+        self._started = self._heard = self._pinged = now
 
     def _receive_header(self) -> bool:
         if len(self._early) < wire.LEG_HEADER_BYTES:

@@ -107,7 +107,7 @@ QUOTA = 12
 
 # --- limits ----------------------------------------------------------------------------------------------------------------
 NAME_MAX_CHARS = 32  # of a party or a service
-URL_MAX_CHARS = 80  # a broker's URL: what is left of message 2 after code, account, keys and pin
+URL_MAX_CHARS = 80  # a broker's URL: message 2 has room for 95 beside code, account, keys and pin
 SEEN_EPHEMERALS = 64  # per epoch; full: rotate. 2 epochs x 64 x 8 bytes = 1 KiB on a board
 EPOCH_MS = 600_000
 HANDSHAKES_PER_S = 4  # a peer; each costs five X25519: about 2 s of a chip's time
@@ -120,7 +120,7 @@ MAX_SERVICES = 64  # of one device
 BOARD_MAX_RECORD = 1040  # 1 KiB of ciphertext and the tag; with its head below one rp2 TCP window
 BOARD_WINDOW = 4096  # bytes buffered for a stream: 8 streams are a quarter of a board's heap
 HOST_WINDOW = 1 << 20  # a stream; 100 Mbit/s at 80 ms round trip
-CONFIRM_MS = 10_000  # the first record must come within
+CONFIRM_MS = 10_000  # from the relay's OK to the first record
 PING_MS = 10_000  # silence before a PING
 DEAD_MS = 25_000  # silence that ends a leg
 HELLO_MS = 5_000  # the relay waits for a leg hello or an enrolment

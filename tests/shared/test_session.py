@@ -248,6 +248,10 @@ def test_silence_is_noticed_in_time():
     raises(RemoteError, end.handle_timeout, wire.DEAD_MS)
     pair = Pair(up=False)
     raises(RemoteError, pair.client.session.handle_timeout, wire.CONFIRM_MS)
+    # The wait for a partner at the relay does not count.
+    pair.client.session.joined(wire.PARTNER_MS)
+    pair.client.session.handle_timeout(wire.PARTNER_MS + wire.CONFIRM_MS - 1)
+    raises(RemoteError, pair.client.session.handle_timeout, wire.PARTNER_MS + wire.CONFIRM_MS)
 
 
 def test_a_ping_is_answered():
