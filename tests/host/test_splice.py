@@ -266,6 +266,22 @@ def test_a_leg_that_resets_while_its_own_bytes_are_stuck_ends_both() -> None:
         assert joined.wait_closed() == "reset"
 
 
+def test_bytes_of_an_ended_pair_never_reach_another() -> None:
+    with _joined(pipes=1) as joined:
+        flow = _Flow(joined.a, b"secret" * (STALLING_BYTES // 6), _sizes(1, 500_000, 500_000), half_close=False)
+        # Between turns a pipe is lent only with bytes in it: nobody reads them.
+        while joined.thread.call(lambda: joined.carrier.pipes.lent) == 0:
+            assert flow.is_alive()
+        joined.thread.call(joined.pair.close, "stopped")
+        joined.wait_closed()
+        flow.join(WAIT_S)
+        pipe = joined.carrier.pipes.borrow()
+        assert pipe
+        with pytest.raises(BlockingIOError):
+            os.read(pipe.read, 1)
+        joined.carrier.pipes.give_back(pipe)
+
+
 def test_an_idle_pair_holds_no_pipe_and_costs_no_turns() -> None:
     with _joined() as joined:
         bulk = bytes(10_000_000)
