@@ -70,8 +70,7 @@ class LegServer:
         self.unknown: Final[Counter[bytes]] = Counter()  # connections not authenticated yet, by source
         self.visitors: Final[set[Visitor]] = set()
         self._pairs: dict[Pair, tuple[leg.LegHello, leg.LegHello]] = {}
-        self._idle = asyncio.Event()  # no pairs and no visitors
-        self._idle.set()
+        self._idle = asyncio.Event()  # of the drain: no pairs and no visitors are left
         self._listener: socket.socket | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._full_at = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _FULL)
@@ -117,7 +116,6 @@ class LegServer:
             visitor.leave()
         pair = Pair(arriving.sock, parked.sock, self.pump, self.carrier, lambda reason: self._closed(pair, reason))
         self._pairs[pair] = hellos
-        self._idle.clear()
         try:
             for visitor in (parked, arriving):
                 visitor.sock.send(bytes([wire.OK]))
