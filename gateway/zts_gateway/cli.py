@@ -288,7 +288,7 @@ def _agent(arguments: argparse.Namespace) -> None:
         raise Failure(Exit.USAGE, "--code-file goes with --join; see zts agent --help")
     agent = daemon.make_agent(settings, arguments.config)
     if arguments.join:
-        daemon.adopt(settings, _read_secret(arguments.code_file, "enrolment line (it is not shown): "))
+        daemon.adopt(settings.state, _read_secret(arguments.code_file, "enrolment line (it is not shown): "))
     _run(daemon.run(agent))
 
 

@@ -46,18 +46,18 @@ def _wrong(path: Path, what: str) -> Failure:
     return Failure(Exit.USAGE, f"{path}: {what}; correct it, then start again")
 
 
-def adopt(settings: Settings, line: str) -> None:
-    """Begins with an enrolment line. Raises Failure."""
+def adopt(state: Path, line: str) -> None:
+    """Has the device whose state lies in the folder `state` begin with an enrolment line. Raises Failure."""
     if line.strip().startswith("zts1:"):
         raise Failure(Exit.AUTHENTICATION, "this is a join code for an owner; a device needs the line that `zts enroll @name` prints")
     try:
-        Keystore(str(settings.state)).adopt(line)
+        Keystore(str(state)).adopt(line)
     except FormatError as error:
         if line.strip().startswith("zts1d:"):
             raise Failure(Exit.AUTHENTICATION, f"{error}; `zts enroll @name` prints the line to paste") from None
         raise Failure(Exit.AUTHENTICATION, f"{error}; paste the whole line that `zts enroll @name` printed") from None
     except OSError as error:
-        raise Failure(Exit.USAGE, f"cannot write in {settings.state} ({error.strerror}); correct `state` in the configuration") from None
+        raise Failure(Exit.USAGE, f"cannot write in {state} ({error.strerror}); correct `state` in the configuration") from None
 
 
 def make_agent(settings: Settings, path: Path) -> Agent:

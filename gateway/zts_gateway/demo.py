@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zts import __version__
-from zts_agent.keystore import Keystore
-from zts_gateway import enrolling, listener
+from zts_gateway import daemon, enrolling, listener
 from zts_gateway.addressbook import Book
 from zts_gateway.ui import Exit, Failure, Progress, say
 
@@ -164,7 +163,7 @@ class _Demo:
         line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         async def boot() -> None:
-            Keystore(str(device)).adopt(await line)
+            daemon.adopt(device, await line)
             services = {_SERVICE: {"kind": "handler", "target": "zts_agent.page:page"}}
             (device / "config.json").write_text(json.dumps({"identity": {"state": str(device)}, "services": services}))
             options = ("-X", f"heapsize={HEAP}")
