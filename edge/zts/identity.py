@@ -84,9 +84,9 @@ def _decode64(text: str, size: int) -> bytes:
 def split_address(address: str) -> tuple[str, int]:
     """`host:port` or `[v6]:port` to (host, port). Raises FormatError."""
     host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and ":" in host:
         host = host[1:-1]
-    elif ":" in host:
+    elif ":" in host or "[" in host:
         raise FormatError(f"'{address}': an IPv6 address stands in brackets, [::1]:7440")
     if not host or not all(33 <= ord(c) < 127 for c in host) or len(host) > 253:
         raise FormatError(f"'{address}' is not host:port")
