@@ -197,7 +197,7 @@ class Agent:
         await self._say_hello()
         await client.subscribe(control.hello_topic(self._fp))
         board.log("online", fp=self._fp)
-        await client.run(self._every_second)
+        await client.run(self._on_tick)
 
     def _disconnect(self) -> None:
         if self._client is not None:
@@ -210,7 +210,7 @@ class Agent:
         self._said = self._responder.epoch
         await self._client.publish(control.hello_topic(self._fp), control.encode_hello(self._said), retain=True)
 
-    async def _every_second(self) -> None:
+    async def _on_tick(self) -> None:
         if board.clock() >= self._responder.next_timeout():
             self._responder.rotate(board.clock())
         if self._said != self._responder.epoch:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 _KEYS = ("private", "public", "pairing", "owner")
-_RELAY = ("key", "host", "port", "account", "party_key", "password", "pin", "broker")
+# As identity.Account orders them.
+_RELAY = (
+    ("key", str),
+    ("host", str),
+    ("port", int),
+    ("account", str),
+    ("party_key", str),
+    ("password", str),
+    ("pin", str),
+    ("broker", str),
+)
 _RELAY_HEX = ("key", "account", "party_key", "pin")
 
 
@@ -63,7 +73,7 @@ class Keystore:
             state["owner"] = _hex(line.owner_key)
         self._save()
         # Both are secrets that no earlier boot and no other device mixed with this number.
-        crypto.add_entropy((state.get("private", "") + state.get("pairing", "") + str(state["boots"])).encode())
+        crypto.add_entropy(self.key("private") + self.key("pairing") + str(state["boots"]).encode())
         if "private" not in state:
             private = crypto.random_bytes(wire.KEY_BYTES)
             state["private"] = _hex(private)
@@ -77,7 +87,7 @@ class Keystore:
                 state = json.load(file)
         except ValueError:
             raise FormatError(f"{self.path} is not JSON")
-        if not isinstance(state, dict) or not isinstance(state.get("boots", 0), int):
+        if not isinstance(state, dict) or not isinstance(state.get("boots", 0), int) or not isinstance(state.get("line", ""), str):
             raise FormatError(f"{self.path} is not the state of a device")
         self.state = state
 
@@ -85,18 +95,22 @@ class Keystore:
         board.replace_file(self.path, json.dumps(self.state))
 
     def _check(self) -> None:
+        state = self.state
         for key in _KEYS:
             if len(self.key(key)) != wire.KEY_BYTES:
                 raise FormatError(f"{self.path}: '{key}' is not a key")
-        if "relay" in self.state:
-            relay = self.state["relay"]
-            if not isinstance(relay, dict) or any(field not in relay for field in _RELAY):
-                raise FormatError(f"{self.path}: 'relay' is not whole")
+        if not isinstance(state.get("name"), str):
+            raise FormatError(f"{self.path}: 'name' is not a name")
+        if "relay" in state:
+            relay = state["relay"]
+            whole = isinstance(relay, dict) and all(isinstance(relay.get(field), kind) for field, kind in _RELAY)
             try:
                 self.relay()
-            except (ValueError, TypeError):
-                raise FormatError(f"{self.path}: 'relay' has a field that is not hexadecimal")
-        elif "line" not in self.state:
+            except (ValueError, TypeError, KeyError):
+                whole = False
+            if not whole:
+                raise FormatError(f"{self.path}: 'relay' is not whole")
+        elif "line" not in state:
             raise FormatError(f"{self.path} has neither a relay nor an enrolment line")
 
     def key(self, name: str) -> bytes:
@@ -120,12 +134,11 @@ class Keystore:
         relay = self.state.get("relay")
         if relay is None:
             return None
-        return identity.Account(*[unhexlify(relay[field]) if field in _RELAY_HEX else relay[field] for field in _RELAY])
+        return identity.Account(*[unhexlify(relay[field]) if field in _RELAY_HEX else relay[field] for field, _ in _RELAY])
 
     def enrolled(self, account: identity.Account) -> None:
         """Remembers the account; the enrolment line has served."""
-        values = zip(_RELAY, account)
-        self.state["relay"] = {field: _hex(value) if field in _RELAY_HEX else value for field, value in values}
+        self.state["relay"] = {field: _hex(value) if field in _RELAY_HEX else value for (field, _), value in zip(_RELAY, account)}
         del self.state["line"]
         self._save()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PACKET_MAX = 1024  # bytes after the fixed header: a message 1 with its topic has 580
 KEEPALIVE_S = 60
+TICK_S = 1  # how often the times below are looked at
 PING_MS = 25_000
 SILENT_MS = 45_000  # nothing came, although a PING was due and had 20 s for its answer
 DEADLINE_S = 10  # for a login, a subscription, a write, and for the rest of a packet that began
@@ -105,16 +106,16 @@ class Client:
         """Raises OSError when the connection is or gets lost."""
         await self._write(encode_publish(topic, payload, retain))
 
-    async def run(self, every_second: "Callable[[], Awaitable[None]]") -> None:
+    async def run(self, on_tick: "Callable[[], Awaitable[None]]") -> None:
         """Serves messages until the connection fails, and raises why: Dropped, RemoteError, OSError."""
         receiving = asyncio.create_task(self._receive())
         try:
             while not self._over.is_set():
                 try:
-                    await asyncio.wait_for(self._over.wait(), 1)
+                    await asyncio.wait_for(self._over.wait(), TICK_S)
                 except asyncio.TimeoutError:
                     await self._keep_alive()
-                    await every_second()
+                    await on_tick()
         finally:
             receiving.cancel()
             try:

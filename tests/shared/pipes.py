@@ -1,0 +1,58 @@
+"""Connections in memory, as asyncio's streams, for tests on both interpreters."""
+
+import asyncio
+
+
+class Pipe:
+    """One direction: a writer at one end, a reader at the other."""
+
+    def __init__(self):
+        self._data = b""
+        self._ended = False
+        self._news = asyncio.Event()
+
+    def write(self, data):
+        self._data += bytes(data)
+        self._news.set()
+
+    async def drain(self):
+        await asyncio.sleep(0)
+
+    def close(self):
+        self._ended = True
+        self._news.set()
+
+    async def wait_closed(self):
+        pass
+
+    async def read(self, n):
+        while not self._data and not self._ended:
+            self._news.clear()
+            await self._news.wait()
+        data, self._data = self._data[:n], self._data[n:]
+        return data
+
+    async def readexactly(self, n):
+        data = b""
+        while len(data) < n:
+            part = await self.read(n - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+
+class Mute(Pipe):
+    """Takes nothing: what is written never leaves."""
+
+    async def drain(self):
+        await asyncio.Event().wait()
+
+
+def run(work):
+    """Runs a coroutine; it must end in a minute."""
+    return asyncio.run(_limited(work))
+
+
+async def _limited(work):
+    return await asyncio.wait_for(work, 60)
