@@ -331,6 +331,8 @@ class Link:
         while True:
             data = await reader.read(self._read_size)
             if not data:
+                if self.session.is_over():
+                    return  # the answer to our GOAWAY
                 raise EOFError("the relay closed the leg")
             self.session.receive_data(data)
             while True:
@@ -344,15 +346,16 @@ class Link:
 
     async def _transmit(self, writer: "Any") -> None:
         while True:
-            await self._work.wait()
-            self._work.clear()
             chunks = self.session.data_to_send()
             if chunks:
                 await self._send_all(writer, chunks)
                 for stream in self._streams.values():
                     stream._writable.set()
-            if self.session.is_over():
+            elif self.session.is_over():
                 return
+            else:
+                await self._work.wait()
+                self._work.clear()
 
     async def _send_all(self, writer: "Any", chunks: "list[bytes]") -> None:
         """In pieces of what a leg is read in: a board's heap may have no longer run of free bytes."""

@@ -59,14 +59,15 @@ async def measure() -> "dict[str, Any]":
 
 async def _read_head(reader: "Any") -> "tuple[str, str] | None":
     """(method, path) of a request, None when it is not one."""
-    words = (await reader.readline()).split()
+    line = await reader.readline()
+    words = line.split()
     for _ in range(_HEADERS_MAX):
+        if not line.endswith(b"\n"):
+            break
         line = await reader.readline()
         if line in (b"\r\n", b"\n"):
             good = len(words) == 3 and words[2].startswith(b"HTTP/1.")
             return (words[0].decode(), words[1].decode()) if good else None
-        if not line:
-            break
     return None
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 DIAL_S = 5  # for a target, which is near
 LINGER_MS = 10_000  # for what the other side may still say after we said all
 
-_KINDS = {"tcp": wire.SERVICE_TCP, "handler": wire.SERVICE_HANDLER}
-
 
 class Services:
     """The table made from the configuration's `services`: {NAME: {"kind": "tcp" or "handler", "target": ...}}."""
@@ -49,11 +47,11 @@ class Services:
 def _read_entry(name: str, entry: "dict[str, Any]") -> "tuple[int, Serve]":
     if identity.check_name(name) != name:
         raise FormatError("a service's name has no @")
-    if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"] or entry["kind"] not in _KINDS:
-        raise FormatError("needs kind = tcp or handler, and a target")
+    if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"]:
+        raise FormatError("needs a kind and a target, and nothing else")
     target = entry["target"]
-    if not isinstance(target, str):
-        raise FormatError("the target is a text")
+    if not isinstance(entry["kind"], str) or not isinstance(target, str) or entry["kind"] not in ("tcp", "handler"):
+        raise FormatError("the kind is tcp or handler, the target a text")
     if entry["kind"] == "tcp":
         host, port = identity.split_address(target)
         if port == 0:

@@ -7,12 +7,13 @@ class Pipe:
     """One direction: a writer at one end, a reader at the other."""
 
     def __init__(self):
-        self._data = b""
+        self._chunks = []
         self._ended = False
         self._news = asyncio.Event()
 
     def write(self, data):
-        self._data += bytes(data)
+        if data:
+            self._chunks.append(bytes(data))
         self._news.set()
 
     async def drain(self):
@@ -26,11 +27,15 @@ class Pipe:
         pass
 
     async def read(self, n):
-        while not self._data and not self._ended:
+        while not self._chunks and not self._ended:
             self._news.clear()
             await self._news.wait()
-        data, self._data = self._data[:n], self._data[n:]
-        return data
+        if not self._chunks:
+            return b""
+        data = self._chunks.pop(0)
+        if len(data) > n:
+            self._chunks.insert(0, data[n:])
+        return data[:n]
 
     async def readexactly(self, n):
         data = b""

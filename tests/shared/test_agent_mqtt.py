@@ -55,7 +55,7 @@ def test_what_it_sends_is_mqtt_3_1_1():
         await lab.client.subscribe("a/b")
         await lab.client.publish("t", b"x" * 200, True)
         await lab.client.publish("t", b"")
-        sent = await lab.up.read(1000)
+        sent = await lab.up.readexactly(38 + 10 + 206 + 5)
         connect = b"\x10\x24\x00\x04MQTT\x04\xe6\x00\x3c\x00\x02id\x00\x04will\x00\x00\x00\x04user\x00\x06secret"
         assert sent.startswith(connect), sent
         assert sent[len(connect) :] == b"\x82\x08\x00\x01\x00\x03a/b\x00" + b"\x31\xcb\x01\x00\x01t" + b"x" * 200 + b"\x30\x03\x00\x01t"

@@ -1,0 +1,207 @@
+"""The table of services, handlers and the page, over a link in memory."""
+
+import asyncio
+import json
+from pipes import Pipe, run
+
+from check import raises
+from zts import session, wire
+from zts.errors import FormatError, StreamReset
+from zts.link import BOARD_READ, Link
+from zts_agent import board, page, services
+
+BOARD = session.Offer(wire.BOARD_MAX_RECORD, wire.BOARD_WINDOW)
+KEY = bytes(32)
+
+
+class Lab:
+    """`async with Lab(handler) as client:` a client's link to a device whose every stream runs the handler."""
+
+    def __init__(self, handler):
+        self._handler = handler
+        self.tasks = []
+
+    async def __aenter__(self):
+        up, down = Pipe(), Pipe()
+        self.client = Link(session.Session(wire.ROLE_CLIENT, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ)
+        self.device = Link(session.Session(wire.ROLE_DEVICE, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ, [], self._open)
+        for link in (self.client, self.device):
+            link.session.start_leg(board.clock())
+        self._running = [asyncio.create_task(self.client.run(down, up)), asyncio.create_task(self.device.run(up, down))]
+        assert await self.client.ready()
+        return self.client
+
+    async def __aexit__(self, *_):
+        self.client.close()
+        for task in self._running + self.tasks:
+            await task
+
+    def _open(self, stream):
+        self.tasks.append(asyncio.create_task(services.serve_handler(stream, self._handler)))
+
+
+async def read_all(stream):
+    data = []
+    while True:
+        part = await stream.read()
+        if not part:
+            return b"".join(data)
+        data.append(part)
+
+
+async def reset_code(work):
+    try:
+        await work
+    except StreamReset as reset:
+        return reset.code
+    raise AssertionError("not reset")
+
+
+async def echo(reader, writer):
+    while True:
+        data = await reader.read()
+        if not data:
+            return
+        writer.write(data)
+        await writer.drain()
+
+
+async def broken(reader, writer):
+    writer.write(b"half of")
+    await writer.drain()
+    raise ValueError("a bug in somebody's handler")
+
+
+def test_a_handler_serves_and_ends_its_stream():
+    async def go():
+        async with Lab(echo) as client:
+            for size in (0, 1, 5000):
+                stream = client.open("echo")
+                await stream.opened()
+                reading = asyncio.create_task(read_all(stream))
+                await stream.send(bytes(size))
+                stream.finish()
+                assert await reading == bytes(size)
+
+    run(go())
+
+
+def test_a_handler_that_raises_resets_its_stream_and_nothing_else():
+    async def go():
+        async with Lab(broken) as client:
+            for _ in range(3):
+                assert await reset_code(read_all(client.open("x"))) == wire.TARGET_RESET
+            assert client.session.streams() == 0
+
+    run(go())
+
+
+async def hasty(reader, writer):
+    writer.write(b"no")
+
+
+def test_an_answer_before_the_end_of_the_question_arrives():
+    async def go():
+        async with Lab(hasty) as client:
+            stream = client.open("x")
+            await stream.opened()
+            # More than the window: it can only go out when somebody takes it.
+            for _ in range(10):
+                await stream.send(bytes(1000))
+            assert await read_all(stream) == b"no"
+            stream.finish()
+            linger = services.LINGER_MS
+            services.LINGER_MS = 50
+            try:
+                stream = client.open("x")
+                assert await read_all(stream) == b"no"
+                # And whoever talks on to nobody is told.
+                assert await reset_code(_talk(stream)) == wire.IDLE
+            finally:
+                services.LINGER_MS = linger
+
+    run(go())
+
+
+async def _talk(stream):
+    while True:
+        await stream.send(bytes(10))
+        await asyncio.sleep(0.01)
+
+
+async def ask(client, request):
+    stream = client.open("http")
+    await stream.opened()
+    await stream.send(request)
+    answer = await read_all(stream)
+    stream.finish()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close\r\n" in head and b"\r\nContent-Length: " in head
+    return head, body
+
+
+def test_the_page():
+    async def go():
+        board.device_name = "sensor42"
+        async with Lab(page.page) as client:
+            head, body = await ask(client, b"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n") and b"Content-Type: text/html; charset=utf-8" in head
+            assert f"Content-Length: {len(body)}".encode() in head
+            assert body.startswith(b"<!doctype html>") and body.endswith(b"</html>\n")
+            assert b"<title>@sensor42</title>" in body and board.RUNTIME.encode() in body and b"://" not in body
+            head, body = await ask(client, b"GET /reading.json HTTP/1.0\n\n")
+            said = json.loads(body)
+            assert said["name"] == "sensor42" and said["device"] == board.RUNTIME and said["heap_used"] > 0 and said["uptime_ms"] >= 0
+            assert said["reading"] and said["unit"] and said["value"] >= 0
+            head, body = await ask(client, b"HEAD / HTTP/1.1\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n") and not body
+            for request, status in (
+                (b"GET /x HTTP/1.1\r\n\r\n", b"404"),
+                (b"POST / HTTP/1.1\r\n\r\n", b"405"),
+                (b"GET /\r\n\r\n", b"400"),
+                (b"GET / SSH-2\r\n\r\n", b"400"),
+                (b"\r\n\r\n", b"400"),
+                (b"\xff\xfe / HTTP/1.1\r\n\r\n", b"400"),
+                (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 65 + b"\r\n", b"400"),
+                (b"GET / HTTP/1.1" + b"x" * 9000 + b"\r\n\r\n", b"400"),
+            ):
+                head, _ = await ask(client, request)
+                assert head.startswith(b"HTTP/1.1 " + status), (request, head)
+
+    run(go())
+
+
+def test_a_table_of_services():
+    table = services.Services(
+        {"web": {"kind": "handler", "target": "zts_agent.page:page"}, "ssh": {"kind": "tcp", "target": "127.0.0.1:22"}}
+    )
+    assert table.names == [(wire.SERVICE_TCP, "ssh"), (wire.SERVICE_HANDLER, "web")]
+    assert table.find("web") and table.find("ssh") and not table.find("SSH") and not table.find("")
+    assert services.Services({}).names == []
+
+
+def test_a_table_that_is_wrong_names_the_entry():
+    for name, entry in (
+        ("Web", {"kind": "tcp", "target": "h:1"}),
+        ("@web", {"kind": "tcp", "target": "h:1"}),
+        ("", {"kind": "tcp", "target": "h:1"}),
+        ("web", {"kind": "udp", "target": "h:1"}),
+        ("web", {"kind": "tcp"}),
+        ("web", {"kind": "tcp", "target": "h:1", "more": 1}),
+        ("web", {"kind": "tcp", "target": 22}),
+        ("web", {"kind": "tcp", "target": "22"}),
+        ("web", {"kind": "tcp", "target": "h:0"}),
+        ("web", {"kind": "tcp", "target": "h:99999"}),
+        ("web", {"kind": "handler", "target": "zts_agent.page"}),
+        ("web", {"kind": "handler", "target": ":page"}),
+        ("web", {"kind": "handler", "target": "zts_agent.page:"}),
+        ("web", {"kind": "handler", "target": "zts_agent.page:nothing"}),
+        ("web", {"kind": "handler", "target": "no_such_module:page"}),
+        ("web", {"kind": ["tcp"], "target": "h:1"}),
+        ("web", "tcp"),
+        ("web", None),
+    ):
+        error = raises(FormatError, services.Services, {name: entry})
+        assert str(error).startswith(f"services.{name}: "), error
+    many = {f"s{n}": {"kind": "tcp", "target": "h:1"} for n in range(wire.MAX_SERVICES + 1)}
+    raises(FormatError, services.Services, many)
