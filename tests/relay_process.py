@@ -19,13 +19,16 @@ _COMMAND = (sys.executable, "-m", "zts_relay.cli")
 class RelayProcess:
     """`with RelayProcess(state) as relay:` runs a relay on 127.0.0.1; `options` are added to its command line.
 
+    `under` is a command that becomes it by exec, such as prlimit.
+
     leg, metrics: (host, port). mqtt: the same, or None with an external broker. fp: the relay's fingerprint.
     join: the join code printed when the state was new, else None; `new_code()` makes another.
     """
 
-    def __init__(self, state: Path, *options: str) -> None:
+    def __init__(self, state: Path, *options: str, under: tuple[str, ...] = ()) -> None:
         self.state = state
         self._options = options
+        self._under = under
         self.leg = self.metrics = ("", 0)
         self.mqtt: tuple[str, int] | None = None
         self.fp = ""
@@ -41,7 +44,7 @@ class RelayProcess:
     def __enter__(self) -> "RelayProcess":
         is_new = not (self.state / "registry.sqlite").exists()
         anywhere = ("--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
-        command = [*_COMMAND, *anywhere, "--state", str(self.state), *self._options]
+        command = [*self._under, *_COMMAND, *anywhere, "--state", str(self.state), *self._options]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=_environment())
         try:
