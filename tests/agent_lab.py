@@ -158,5 +158,5 @@ class HostAgent:
 
     async def __aexit__(self, *_: object) -> None:
         self.task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self.task
+        # How it ended is for who looks at the task.
+        await asyncio.wait([self.task])

@@ -39,6 +39,7 @@ _WATCHDOG_MS = 8_000  # an rp2 allows 8388; the longest we compute without a pau
 _CERTIFICATE_REFUSED = -0x2700  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
 
 _TLS_RETRY_S = 0.01
+_EISCONN = (106, 127)  # Linux and rp2, ESP-IDF; the module errno lacks it
 
 _now = 0
 _ticks = time.ticks_ms()
@@ -79,7 +80,7 @@ async def _connect(family: int, kind: int, protocol: int, address: "Any") -> "An
             try:
                 sock.connect(address)  # asks how the first one went; there is no getsockopt
             except OSError as outcome:
-                if outcome.errno != errno.EISCONN:
+                if outcome.errno not in _EISCONN:
                     raise
         return sock
     except BaseException:

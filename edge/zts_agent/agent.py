@@ -171,6 +171,10 @@ class Agent:
             except (OSError, EOFError, ZtsError) as error:
                 self._duplicate.failed()
                 board.log("offline", error=str(error) or type(error).__name__)
+            except Exception as error:
+                # No memory, or a mistake of ours: a device that nobody can reach must try again.
+                self._duplicate.failed()
+                board.log("fault", error=repr(error))
             finally:
                 self._disconnect()
             await asyncio.sleep(jitter(wait) / 1000)
