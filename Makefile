@@ -1,4 +1,4 @@
-# make demo | test | check; ARGS=… goes to `zts demo` or to pytest.
+# make demo | test | check; ARGS=… goes to `zts demo` or to pytest. make fuzz: SECONDS=… for each of TARGETS=….
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 
-.PHONY: demo test check
+.PHONY: demo test check fuzz
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml
@@ -26,6 +26,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	@tests/fetch_peers.sh
 	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest --durations=10 $(ARGS)
+
+# What it finds stays in .fuzz/: inputs of new ways through the code, and such as break a target's promise.
+SECONDS := 60
+TARGETS := $(filter-out feed hostile run,$(patsubst tests/fuzz/%.py,%,$(wildcard tests/fuzz/*.py)))
+fuzz: $(STAMP)
+	@set -e; for target in $(TARGETS); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py $$target $(SECONDS) .fuzz; done
 
 # Runs one step and says how many seconds it took.
 define step

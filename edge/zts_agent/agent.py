@@ -74,9 +74,11 @@ class Agent:
     """
 
     def __init__(self, config: "dict[str, Any]", store: Keystore) -> None:
-        address = config.get("relay", {}).get("address")
-        self._address = identity.split_address(address) if address else None
-        self._services = Services(config.get("services", {}))
+        relay, services = config.get("relay", {}), config.get("services", {})
+        if not isinstance(relay, dict) or not isinstance(services, dict) or not isinstance(relay.get("address", ""), str):
+            raise FormatError("'relay' and 'services' are tables, and relay.address is a text")
+        self._address = identity.split_address(relay["address"]) if relay.get("address") else None
+        self._services = Services(services)
         self._store = store
         self._duplicate = Duplicate()
         self._client: mqtt.Client | None = None

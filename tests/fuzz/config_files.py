@@ -1,0 +1,104 @@
+"""The files of an agent (agent.toml, config.json, state.json): whatever they say, either the agent can start with it, or one error
+says what is wrong with them."""
+
+import json
+import os
+from pathlib import Path
+
+from fuzz.feed import folder
+from fuzz.pasted import LINE
+from zts import identity
+from zts.errors import FormatError
+from zts_agent import main
+from zts_agent.agent import Agent
+from zts_agent.keystore import Keystore
+from zts_gateway import daemon
+from zts_gateway.ui import Failure
+
+_SERVICES = {"http": {"kind": "handler", "target": "zts_agent.page:page"}, "ssh": {"kind": "tcp", "target": "127.0.0.1:22"}}
+_KEY = "ab" * 32
+_STATE = {"name": "pi", "private": _KEY, "public": _KEY, "pairing": _KEY, "owner": _KEY, "boots": 3}
+_RELAY = {
+    "key": _KEY,
+    "host": "relay",
+    "port": 1,
+    "account": "00" * 8,
+    "party_key": _KEY,
+    "password": "p",
+    "pin": "",
+    "broker": "mqtt://:1",
+}
+SEEDS = [
+    b'\0[identity]\nstate = "s"\n[relay]\naddress = "relay:7440"\n[services.ssh]\nkind = "tcp"\ntarget = "127.0.0.1:22"\n',
+    b'\0[identity]\nstate = "s"\n[services]\nweb = { kind = "handler", target = "zts_agent.page:page" }\n',
+    b"\0[services]\nweb = 5\n",
+    b"\1" + json.dumps({"identity": {"state": "s"}, "relay": {"address": "relay:7440"}, "services": _SERVICES}).encode(),
+    b"\1" + json.dumps({"identity": {"state": "s"}, "relay": [], "services": []}).encode(),
+    b"\1" + json.dumps({"identity": {"state": "s"}, "services": {"a": {"kind": [], "target": {}}}}).encode(),
+    b"\2" + json.dumps(_STATE | {"relay": _RELAY}).encode(),
+    b"\2" + json.dumps(_STATE | {"line": identity.format_enrol_line(LINE)}).encode(),
+    b"\2" + json.dumps({"line": identity.format_enrol_line(LINE)}).encode(),
+    b"\2" + json.dumps(_STATE | {"private": 5, "relay": _RELAY | {"pin": 7}}).encode(),
+]
+
+
+def _imports(config: object) -> bool:
+    """Whether a handler names a module that we would not like to import here; mutation invents no other that exists."""
+    services = config.get("services") if isinstance(config, dict) else None
+    for entry in services.values() if isinstance(services, dict) else ():
+        target = entry.get("target") if isinstance(entry, dict) else None
+        if isinstance(target, str) and target.partition(":")[0] not in ("zts_agent.page", "zts_agent", "no_such_module"):
+            return isinstance(entry.get("kind"), str) and entry["kind"] == "handler"
+    return False
+
+
+def one(data: bytes) -> None:
+    if not data:
+        return
+    home = folder("config")
+    match data[0] % 3:
+        case 0:
+            _toml(home / "agent.toml", data[1:])
+        case 1:
+            _json(home / "config.json", data[1:])
+        case 2:
+            _state(home, data[1:])
+
+
+def _toml(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    try:
+        settings = daemon.read_config(path)
+        if not _imports(settings.device):
+            daemon.make_agent(settings, path)
+    except Failure as failure:
+        assert str(path) in str(failure)
+
+
+def _json(path: Path, text: bytes) -> None:
+    path.write_bytes(text)
+    try:
+        config = main.read_config(str(path))
+        if not _imports(config):
+            Agent(config, Keystore(str(path.parent)))
+    except FormatError:
+        pass
+
+
+def _state(home: Path, text: bytes) -> None:
+    path = home / "state.json"
+    path.write_bytes(text)
+    sync, os.fsync = os.fsync, lambda descriptor: None  # a disk would be the slowest part
+    try:
+        store = Keystore(str(home))
+        store.open()
+        assert all(len(key) == 32 for key in store.key_pair())
+        account = store.relay()
+        if account is None:
+            store.join_code()
+        else:
+            identity.parse_broker(account.broker, account.host)
+    except FormatError:
+        pass
+    finally:
+        os.fsync = sync
