@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from .services import Serve, Services
 
+GOODBYE_MS = 1_000  # for the last bytes of an agent that ends
+
 # The longest frame that cannot be split: INFO with one service. A client that takes less is refused.
 _LEAST_RECORD = 2 + 2 + wire.NAME_MAX_CHARS + wire.TAG_BYTES
 
@@ -95,7 +97,12 @@ class Sessions:
         self._running.remove(session)
 
     async def close(self) -> None:
-        """Ends all sessions."""
+        """Ends all sessions; the clients hear of it, if they listen."""
+        for running in self._running:
+            running.drain()
+        end = board.clock() + GOODBYE_MS
+        while self._running and board.clock() < end:
+            await asyncio.sleep(0.01)
         for running in list(self._running):
             running.task.cancel()
             try:
@@ -114,6 +121,7 @@ class _Answered:
         self._sid = sid
         self._client = client  # its account
         self._tasks: list[asyncio.Task[None]] = []
+        self._link: link.Link | None = None  # once there is a leg
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -140,7 +148,14 @@ class _Answered:
         hello = self._sessions.leg_hello(n, self._sid, self._client)
         reader, writer = await self._sessions.dial(hello, b"".join(self._session.data_to_send()))
         announce = self._sessions.announced(self._party)
-        await link.Link(self._session, board.clock, board.READ, announce, self._open).run(reader, writer)
+        self._link = link.Link(self._session, board.clock, board.READ, announce, self._open)
+        await self._link.run(reader, writer)
+
+    def drain(self) -> None:
+        if self._link is None:
+            self.task.cancel()
+        else:
+            self._link.close(wire.DRAIN)
 
     def _open(self, stream: link.LinkStream) -> None:
         serve = self._sessions.find_service(self._party, stream.service)

@@ -204,6 +204,19 @@ def test_another_relay_and_impossible_offers_are_refused(owner: Owner, tmp_path:
     asyncio.run(go())
 
 
+def test_an_agent_that_ends_says_so(owner: Owner, tmp_path: Path) -> None:
+    async def go() -> None:
+        device = await owner.invite("pi")
+        running = HostAgent(tmp_path / "pi", device, HTTP)
+        async with running, owner.session(device) as session:
+            await reading(session)
+            running.task.cancel()
+            await asyncio.wait_for(session.wait_over(), WAIT_S)
+            assert session.reason == wire.DRAIN
+
+    asyncio.run(go())
+
+
 # --- coming back -----------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +283,64 @@ def test_a_broker_with_another_certificate_is_left_alone(owner: Owner, tmp_path:
         assert len([event for event in again.events() if event["event"] == "online"]) == 1  # the first time
     finally:
         again.kill()
+
+
+class _Gags:
+    """In front of a broker: of each connection only so many bytes come back, and then it falls silent for ever; the last is whole."""
+
+    def __init__(self, address: tuple[str, int], sizes: list[int]) -> None:
+        self._address = address
+        self.sizes = sizes
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = self.sizes.pop(0) if self.sizes else 1 << 30
+        from_broker, to_broker = await asyncio.open_connection(*self._address)
+
+        async def forth() -> None:
+            with contextlib.suppress(OSError):
+                while data := await reader.read(1000):
+                    to_broker.write(data)
+                    await to_broker.drain()
+
+        forward = asyncio.create_task(forth())
+        try:
+            while left and (data := await from_broker.read(min(left, 1000))):
+                left -= len(data)
+                writer.write(data)
+                await writer.drain()
+            await forward  # until the agent gives up
+        finally:
+            forward.cancel()
+            to_broker.transport.abort()
+
+
+def test_a_broker_that_falls_silent_anywhere_never_stops_a_board(relay: RelayProcess, owner: Owner, tmp_path: Path) -> None:
+    """Over TLS, so that the handshake is cut too; it ends after about 600 bytes, CONNACK and SUBACKs come in the 150 after."""
+    device = asyncio.run(owner.invite("sensor42"))
+    with DeviceProcess(tmp_path / "device", device.line) as process:
+        device.public = bytes.fromhex(process.state["public"])
+        state = process.state
+    assert relay.mqtt
+    gags = _Gags(relay.mqtt, [0, 1, 5, 80, 300, *range(560, 760, 10)])
+    short = "from zts_agent import agent, mqtt\nagent.DIAL_S = mqtt.DEADLINE_S = 0.5\nagent.FIRST_WAIT_MS = agent.LONGEST_WAIT_MS = 20\n"
+    short += "mqtt.PING_MS, mqtt.SILENT_MS, mqtt.TICK_S = 200, 500, 0.1\n"
+
+    async def go() -> None:
+        async with target(gags.serve) as address:
+            state["relay"]["broker"] = f"mqtts://{address}"
+            again = DeviceProcess(tmp_path / "device", None, setup=short)
+            (tmp_path / "device" / "state" / "state.json").write_text(json.dumps(state))
+            again.start()
+            try:
+                await until(lambda: not gags.sizes)
+                async with owner.session(device) as session:
+                    await reading(session)
+                events = [event["event"] for event in again.events()]
+                assert events.count("offline") >= 20 and "fault" not in events and "needs a person" not in events
+            finally:
+                await asyncio.to_thread(again.kill)
+
+    asyncio.run(go())
 
 
 # --- twins -----------------------------------------------------------------------------------------------------------

@@ -177,8 +177,9 @@ def test_a_port_that_does_not_speak_tls_is_an_error() -> None:
             writer.close()
 
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
         with pytest.raises(OSError):
-            await board.dial_tls(*server.sockets[0].getsockname(), bytes(32))
+            await board.dial_tls(host, port, bytes(32))
         server.close()
 
     asyncio.run(go())
