@@ -39,16 +39,16 @@ _SEEN_BYTES = 8
 
 
 def hello_topic(fp: str) -> str:
-    return f"zts/1/{fp}/hello"
+    return f"zts/{wire.VERSION}/{fp}/hello"
 
 
 def inbox_topic(to_fp: str, from_fp: str) -> str:
-    return f"zts/1/{to_fp}/in/{from_fp}"
+    return f"zts/{wire.VERSION}/{to_fp}/in/{from_fp}"
 
 
 def parse_inbox_topic(topic: str, own_fp: str) -> str | None:
     """The sender's fingerprint (24 characters) if the topic is a place in our own inbox, else None."""
-    head = f"zts/1/{own_fp}/in/"
+    head = inbox_topic(own_fp, "")
     sender = topic[len(head) :]
     return sender if topic.startswith(head) and identity.is_fingerprint_text(sender) else None
 

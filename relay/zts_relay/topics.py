@@ -7,25 +7,13 @@ hello. A party reads its own inbox and hellos it can name exactly; it writes inb
 from typing import Final
 
 from zts import wire
+from zts.control import hello_topic as hello
+from zts.control import inbox_topic as inbox
+from zts.identity import is_fingerprint_text as is_fingerprint
 
 PREFIX: Final = f"zts/{wire.VERSION}/"
-# RFC 4648 base32 in lower case; 24 characters hold exactly 15 bytes, so every such text is one fingerprint.
-_ALPHABET: Final = frozenset("abcdefghijklmnopqrstuvwxyz234567")
 
-
-def is_fingerprint(text: str) -> bool:
-    """Whether `text` is a fingerprint as MQTT user names and topics spell it."""
-    return len(text) == wire.FP_CHARS and _ALPHABET.issuperset(text)
-
-
-def inbox(to: str, sender: str) -> str:
-    """The topic on which `sender` writes to `to`; `sender` may be `+` in a filter."""
-    return f"{PREFIX}{to}/in/{sender}"
-
-
-def hello(fingerprint: str) -> str:
-    """The topic of a party's retained hello."""
-    return f"{PREFIX}{fingerprint}/hello"
+__all__ = ["hello", "inbox", "is_fingerprint", "may_publish", "may_subscribe"]
 
 
 def may_subscribe(fingerprint: str, topic_filter: str) -> bool:
