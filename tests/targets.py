@@ -1,5 +1,6 @@
 """TCP programs on 127.0.0.1 that stand for what a device offers."""
 
+import contextlib
 import socketserver
 import threading
 from types import TracebackType
@@ -18,7 +19,8 @@ class Target(socketserver.ThreadingTCPServer):
         class Handler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 self.request.settimeout(WAIT_S)
-                handle(self.request)
+                with contextlib.suppress(OSError):  # the other side may end it in any way it likes
+                    handle(self.request)
 
         super().__init__(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))

@@ -13,6 +13,7 @@ from zts_gateway.client import PATIENCE_MS, Meeting
 from zts_gateway.ui import Exit, Failure, failure_of, say
 
 _AGAIN_S = 0.5  # between tries to reach a relay that is away
+_ACCEPTING = 4  # turns of the loop that asyncio takes from accepting a connection to telling of it, and one to spare
 _TEMPORARY = (Exit.UNREACHABLE, Exit.OFFLINE, Exit.LOST)
 
 
@@ -126,12 +127,12 @@ class Door:
         self._name = name
         self._service = ""
         self._server: asyncio.Server | None = None
-        self._visits: set[asyncio.Task[None]] = set()
+        self._visits: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     async def open(self, port: int) -> None:
         """Takes the port, and no connection yet. Port 0 picks a free one. Raises Failure."""
         try:
-            self._server = await asyncio.start_server(self._visit, "127.0.0.1", port, limit=forward.READ_BYTES, start_serving=False)
+            self._server = await asyncio.start_server(self._welcome, "127.0.0.1", port, limit=forward.READ_BYTES, start_serving=False)
         except OSError as error:
             raise Failure(
                 Exit.USAGE, f"cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another port, or none for a free one"
@@ -150,21 +151,30 @@ class Door:
 
     async def close(self) -> None:
         if self._server:
+            # Python 3.11 leaks a connection that it has accepted but not told of when the server closes: accept no more, tell, close.
+            for sock in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(sock.fileno())
+            for _ in range(_ACCEPTING):
+                await asyncio.sleep(0)
             self._server.close()
-        for visit in self._visits:
+        visits = dict(self._visits)
+        for visit, writer in visits.items():
             visit.cancel()
-        if self._visits:
-            await asyncio.wait(self._visits)
+            board.break_off(writer)
+        if visits:
+            await asyncio.wait(visits)
+
+    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visit = asyncio.create_task(self._visit(reader, writer))
+        self._visits[visit] = writer
+        visit.add_done_callback(self._visits.pop)
 
     async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self._visits.add(task)
         try:
             await self._forward(reader, writer)
             writer.close()
             await writer.wait_closed()
-        except (OSError, asyncio.CancelledError):
+        except OSError:
             board.break_off(writer)
         except StreamReset as reset:
             board.break_off(writer)
@@ -172,8 +182,6 @@ class Door:
         except Failure as failure:
             board.break_off(writer)
             say(f"{self._service}: {failure}")
-        finally:
-            self._visits.discard(task)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         deadline = board.clock() + PATIENCE_MS
