@@ -21,15 +21,15 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separated]:
 
 
 def test_both_ends_work_where_every_inbound_connection_is_refused_and_listen_nowhere(network: Separated) -> None:
-    data = os.urandom(1 << 16)
+    data = os.urandom(1 << 16).hex().encode() + b"\n"
     expected = hashlib.sha256(data).hexdigest().encode() + data
     ours = {f"tcp {host}:{port}" for host, port in network.target.values()}  # targets, which are no part of ZTS
     with network.door("listen-page", "@sensor:http") as (page, at_page), network.door("listen-digest", "@pi") as (digest, at_digest):
         assert b"<html" in network.ask(at_page, b"GET / HTTP/1.1\r\nHost: device\r\n\r\n").lower()
         assert network.ask(at_digest, data) == expected
         with network.lan["laptop"].inside():
-            done = network.net.zts("connect", "@pi", "--stdio", stdin="on stdio")
-        assert done.returncode == 0 and done.stdout.endswith("on stdio"), done.stderr
+            done = network.net.zts("connect", "@pi", "--stdio", stdin="on stdio\n")
+        assert done.returncode == 0 and done.stdout.endswith("on stdio\n"), done.stderr
 
         now = {name: network.lan[name].listening() for name in CLOSED}
         sockets = {running.process.pid: inodes_of(running.process.pid) for running in (page, digest)}
@@ -66,4 +66,4 @@ def test_a_neighbour_finds_no_open_port(network: Separated, name: str) -> None:
                 assert scan(machine.address) == {port}
         finally:
             machine.firewall(True)
-        assert network.ask(door, b"still there").endswith(b"still there")
+        assert network.ask(door, b"still there\n").endswith(b"still there\n")
