@@ -257,14 +257,19 @@ def _key(text: str) -> bytes:
 
 
 def _account(data: dict[str, Any]) -> identity.Account:
-    identity.parse_broker(data["broker"], data["host"])
+    pin, port = data["pin"], data["port"]
+    tls = identity.parse_broker(data["broker"], data["host"])[0]
+    if not isinstance(pin, str) or tls != (pin != ""):
+        raise FormatError("a broker's pin and its mqtts:// go together")
+    if not isinstance(port, int) or not 0 < port <= 65535:
+        raise FormatError("no port")
     return identity.Account(
         _key(data["key"]),
         str(data["host"]),
-        int(data["port"]),
+        port,
         _bytes(data["account"], wire.ACCOUNT_BYTES),
         _key(data["party_key"]),
         str(data["password"]),
-        _key(data["pin"]) if data["pin"] else b"",
-        str(data["broker"]),
+        _key(pin) if pin else b"",
+        data["broker"],
     )

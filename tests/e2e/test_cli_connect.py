@@ -76,7 +76,10 @@ def test_stdio_on_one_socket(lab: Lab) -> None:
     """As some programs start a proxy: stdin and stdout are the two directions of one socket."""
     data = os.urandom(300_000)
     ours, theirs = socket.socketpair()
-    with ours, subprocess.Popen(_command("@pi:digest"), stdin=theirs, stdout=theirs, env=environment(lab.net.home)) as connect:
+    with (
+        ours,
+        subprocess.Popen(_command("@pi:digest"), stdin=theirs.fileno(), stdout=theirs.fileno(), env=environment(lab.net.home)) as connect,
+    ):
         theirs.close()
         ours.settimeout(WAIT_S)
         _say(ours, data)
