@@ -243,15 +243,15 @@ class LinuxDevice:
 
 
 @contextlib.contextmanager
-def network(folder: Path, broker: str) -> Iterator[Network]:
-    """`broker`: embedded or mosquitto. `folder` is new, or empty."""
+def network(folder: Path, broker: str, under: tuple[str, ...] = ()) -> Iterator[Network]:
+    """`broker`: embedded or mosquitto. `folder` is new, or empty. `under`: of the relay's process."""
     folder.mkdir(exist_ok=True)
     if broker == "embedded":
-        with RelayProcess(folder / "relay") as relay:
+        with RelayProcess(folder / "relay", under=under) as relay:
             yield Network(folder, relay, broker)
         return
     port = free_port()
-    with RelayProcess(folder / "relay", "--broker", f"mqtts://127.0.0.1:{port}") as relay:
+    with RelayProcess(folder / "relay", "--broker", f"mqtts://127.0.0.1:{port}", under=under) as relay:
         mosquitto = Mosquitto(folder / "relay", port)
         try:
             yield Network(folder, relay, broker)
