@@ -11,7 +11,7 @@ from loop_thread import LoopThread
 from relay_client import WAIT_S, key_pair
 from zts import control
 from zts_relay.app import Relay
-from zts_relay.config import Address, Config
+from zts_relay.config import Address, Config, parse_broker
 from zts_relay.registry import OWNER
 from zts_relay.server import Limits
 
@@ -24,10 +24,14 @@ class Party(NamedTuple):
 
 
 class RelayThread:
-    """`with RelayThread(state, limits) as relay:`; `relay.relay` belongs to the loop: touch it by `relay.call` only."""
+    """`with RelayThread(state, limits) as relay:`; `relay.relay` belongs to the loop: touch it by `relay.call` only.
 
-    def __init__(self, state: Path, limits: Limits | None = None) -> None:
+    `broker`: the URL of another broker than its own.
+    """
+
+    def __init__(self, state: Path, limits: Limits | None = None, broker: str = "") -> None:
         self._state = state
+        self._broker = parse_broker(broker) if broker else None
         self._limits = limits
         self._thread = LoopThread()
         self.call = self._thread.call
@@ -37,7 +41,7 @@ class RelayThread:
         self._thread.__enter__()
         try:
             anywhere = Address("127.0.0.1", 0)
-            config = Config(anywhere, anywhere, anywhere, self._state)
+            config = Config(anywhere, anywhere, anywhere, self._state, self._broker)
             self.relay = self.call(Relay, config, self._limits)
             self.run(self.relay.start())
         except BaseException:
