@@ -93,7 +93,10 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        """SIGTERM, so that it can end what it has started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(WAIT_S)
 
     @property
     def out(self) -> str:

