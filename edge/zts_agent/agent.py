@@ -1,11 +1,12 @@
 """The agent: enrols a device once, then stays on the broker for ever and answers sessions."""
 
 import asyncio
+import json
 
 from zts import control, crypto, identity, link, wire
 from zts.errors import FormatError, RemoteError, ZtsError
 
-from . import board, mqtt
+from . import board, mqtt, status
 from .keystore import Keystore
 from .services import Services
 from .sessions import Sessions
@@ -23,6 +24,7 @@ BOARD_PAUSE_MS = 300_000  # a board's, before it tries again what only a person 
 ENROL_SILENCES = 3  # connections closed without an answer, until the code counts as unknown: a relay may just restart
 
 # How `zts agent` ends.
+EXIT_REVOKED = 5
 EXIT_REFUSED = 7
 EXIT_DUPLICATE = 8
 
@@ -100,6 +102,7 @@ class Agent:
             account = await self._enrolled()
             self._responder = control.Responder(self._s, board.clock())
             self.sessions = Sessions(account, self._address or (account.host, account.port), self._owner_fp, self._services)
+            self._services.add_own("status", self._tell_status)
             try:
                 await self._stay_online(account)
             finally:
@@ -139,7 +142,8 @@ class Agent:
                 board.log("relay not reached", error=str(error))
                 silences = 0
             except RemoteError as error:
-                await self._pause(AgentError(f"the relay does not enrol this device: code {error.code}", EXIT_REFUSED))
+                exit_code = EXIT_REVOKED if error.code == wire.REVOKED else EXIT_REFUSED
+                await self._pause(AgentError(f"the relay does not enrol this device: code {error.code}", exit_code))
             except EOFError:
                 silences += 1
                 if silences == ENROL_SILENCES:
@@ -170,6 +174,12 @@ class Agent:
                 self._disconnect()
                 self._duplicate.forget()
                 await self._pause(error)
+            except mqtt.LoginRefused as error:
+                self._disconnect()
+                self._duplicate.failed()
+                board.log("offline", error=str(error))
+                if await self._is_revoked(account):
+                    await self._pause(AgentError("this device was revoked at its relay", EXIT_REVOKED))
             except (OSError, EOFError, ZtsError) as error:
                 self._duplicate.failed()
                 board.log("offline", error=str(error) or type(error).__name__)
@@ -194,6 +204,20 @@ class Agent:
         await client.login(identity.client_id(account.password), self._fp, account.password, control.hello_topic(self._fp))
         if self._duplicate.accepted(board.clock()):
             raise AgentError("another agent runs with this device's identity: the broker keeps closing our connection", EXIT_DUPLICATE)
+
+    async def _is_revoked(self, account: identity.Account) -> bool:
+        """A broker does not say why it lets nobody in; the relay does, to who proves to hold the account's key."""
+
+        def initiator(challenge: bytes) -> control.Initiator:
+            psk = control.party_psk(account.party_key)
+            return control.Initiator(wire.PURPOSE_RELAY, self._s, account.relay_key, psk, challenge, wire.KIND_LOOK_UP, account.account)
+
+        host, port = self._address or (account.host, account.port)
+        try:
+            answer = await link.ask_relay(board.dial, host, port, initiator, {wire.TLV_CODE_ID: bytes(wire.HINT_BYTES)})
+        except (OSError, EOFError, ZtsError):
+            return False
+        return answer[wire.TLV_CODE][0] == wire.REVOKED
 
     async def _serve(self) -> None:
         client = self._client
@@ -221,6 +245,16 @@ class Agent:
             self._responder.rotate(board.clock())
         if self._said != self._responder.epoch:
             await self._say_hello()
+
+    async def _tell_status(self, reader: link.LinkStream, writer: link.LinkStream) -> None:
+        while await reader.read():
+            pass
+        told = await status.measure()
+        told["boots"] = self._store.state["boots"]
+        told["sessions"] = len(self.sessions)
+        told["refused"] = dict(self._responder.refused)
+        told["refused"].update(self.sessions.refused)
+        writer.write(json.dumps(told).encode())
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

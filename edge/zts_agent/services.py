@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Serve = Callable[[LinkStream], Awaitable[None]]
 
+RESERVED = "zts-"  # names that begin so are the agent's own
 DIAL_S = 5  # for a target, which is near
 LINGER_MS = 10_000  # for what the other side may still say after we said all
 
@@ -40,6 +41,10 @@ class Services:
             self.names.append((kind, name))
             self._serve[name] = serve
 
+    def add_own(self, name: str, handler: "Callable[[LinkStream, LinkStream], Awaitable[None]]") -> None:
+        """A service of the agent itself: it is asked for by name, and not announced."""
+        self._serve[RESERVED + name] = lambda stream: serve_handler(stream, handler)
+
     def find(self, name: str) -> "Serve | None":
         return self._serve.get(name)
 
@@ -47,6 +52,8 @@ class Services:
 def _read_entry(name: str, entry: "dict[str, Any]") -> "tuple[int, Serve]":
     if identity.check_name(name) != name:
         raise FormatError("a service's name has no @")
+    if name.startswith(RESERVED):
+        raise FormatError(f"names that begin with {RESERVED} are the agent's own")
     if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"]:
         raise FormatError("needs a kind and a target, and nothing else")
     target = entry["target"]

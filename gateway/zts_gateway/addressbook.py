@@ -84,7 +84,7 @@ class Book:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.identity_file = folder / "identity.json"
-        self._cards = folder / "devices"
+        self.cards_folder = folder / "devices"
 
     # --- the identity ----------------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Book:
     # --- the cards ---------------------------------------------------------------------------------------------------------
 
     def card_file(self, name: str) -> Path:
-        return self._cards / f"{name}.json"
+        return self.cards_folder / f"{name}.json"
 
     def find_card(self, name: str) -> Card | None:
         path = self.card_file(name)
@@ -145,19 +145,24 @@ class Book:
                 None if pending is None else Pending(_bytes(pending["secret"], wire.SECRET_BYTES), int(pending["until"])),
             )
 
-    def device(self, name: str) -> Card:
-        """A device that has enrolled. Raises Failure otherwise."""
+    def card(self, name: str) -> Card:
+        """A device, enrolled or not. Raises Failure when there is no card."""
         card = self.find_card(name)
         if card is None:
             known = ", ".join(f"@{c.name}" for c in self.cards())
             have = f"the ones here are {known}" if known else "there are none here yet"
             raise Failure(Exit.USAGE, f"no device @{name}: {have}; `zts enroll @{name}` adds it")
+        return card
+
+    def device(self, name: str) -> Card:
+        """A device that has enrolled. Raises Failure otherwise."""
+        card = self.card(name)
         if not card.public:
             raise Failure(Exit.USAGE, f"@{name} has not enrolled yet; run `zts enroll @{name}` again to go on with it")
         return card
 
     def cards(self) -> list[Card]:
-        names = sorted(path.stem for path in self._cards.glob("*.json"))
+        names = sorted(path.stem for path in self.cards_folder.glob("*.json"))
         return [card for name in names if (card := self.find_card(name))]
 
     def save_card(self, card: Card) -> None:
@@ -179,6 +184,10 @@ class Book:
             card = replace(self.device(name), **changes)
             self.save_card(card)
         return card
+
+    def remove_card(self, name: str) -> None:
+        with self._locked():
+            self.card_file(name).unlink(missing_ok=True)
 
     # --- files -------------------------------------------------------------------------------------------------------------
 

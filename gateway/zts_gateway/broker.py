@@ -33,11 +33,7 @@ def pinned(pin: bytes) -> ssl.SSLContext:
             certificate = self.getpeercert(binary_form=True)
             if certificate is None or not crypto.equal(crypto.sha256(certificate), pin):
                 self.close()
-                raise Failure(
-                    Exit.AUTHENTICATION,
-                    "the broker does not show the certificate this relay is known by; somebody may be in between, or the relay was "
-                    "set up anew: ask its operator, and join again",
-                )
+                raise wrong_certificate()
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -45,6 +41,14 @@ def pinned(pin: bytes) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE  # no authority: the pin decides
     context.sslsocket_class = Pinned
     return context
+
+
+def wrong_certificate() -> Failure:
+    return Failure(
+        Exit.AUTHENTICATION,
+        "the broker does not show the certificate this relay is known by; somebody may be in between, or the relay was "
+        "set up anew: ask its operator, and join again",
+    )
 
 
 @asynccontextmanager
@@ -74,7 +78,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
             raise await _explain_refusal(me, account) from None
         raise Failure(Exit.UNREACHABLE, f"the broker at {where} refuses to serve ({error}); try again later, or ask its operator") from None
     except aiomqtt.MqttError as error:
-        raise _unreachable(where, str(error)) from None
+        raise unreachable(where, str(error)) from None
     try:
         yield client
     except aiomqtt.MqttError as error:
@@ -86,7 +90,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
             await client.__aexit__(None, None, None)
 
 
-def _unreachable(where: str, why: str) -> Failure:
+def unreachable(where: str, why: str) -> Failure:
     return Failure(Exit.UNREACHABLE, f"cannot reach the broker at {where} ({why}); check the network, and that the relay runs")
 
 

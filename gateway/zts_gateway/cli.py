@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zts import __version__, identity, wire
-from zts_gateway import addressbook, broker, daemon, enrolling, listener, stdio
+from zts_gateway import addressbook, broker, daemon, doctor, enrolling, listener, status, stdio
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
 
@@ -85,6 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("device", metavar="@NAME")
     listing = add("ls", _ls, "list devices, whether they are online, and their services")
     listing.add_argument("--json", action="store_true", help="for programs")
+    remove = add("remove", _remove, "forget a device, or an enrolment that waits", "Asks first. The relay goes on knowing the device.")
+    remove.add_argument("device", metavar="@NAME")
+    remove.add_argument("--yes", action="store_true", help="do not ask")
+    about = add("status", _status, "show how a device is: round trip, memory, sessions, and how fast its cryptography is")
+    about.add_argument("device", metavar="@NAME")
+    about.add_argument("--json", action="store_true", help="for programs")
+    walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
+    walk.add_argument("device", nargs="?", metavar="@NAME")
+    walk.add_argument("--json", action="store_true", help="for programs")
     connect = add("connect", _connect, "connect to a service of a device", "Without a service: the only one there.")
     connect.add_argument("target", metavar="@NAME[:SERVICE]")
     how = connect.add_mutually_exclusive_group()
@@ -222,6 +231,66 @@ def _table(rows: list[dict[str, Any]]) -> None:
         note = "" if row["verified"] or row["fp"] is None else ", not verified"
         table.add_row(f"@{row['name']}", state + note, row["last_seen"] or "never", ", ".join(s["name"] for s in row["services"]) or "-")
     Console(soft_wrap=True).print(table)
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    book, name = _book(), enrolling.parse_name(arguments.device)
+    card = book.card(name)
+    what = f"@{name} ({card.fp})" if card.public else f"the enrolment of @{name} that waits"
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise Failure(Exit.USAGE, "there is no terminal to ask at whether you are sure; say so with --yes")
+        print(f"Forget {what}, and the key by which it knows this computer? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            say(f"@{name} was kept")
+            return
+    book.remove_card(name)
+    if card.public:
+        say(f"forgot {what}; the relay still knows it, until its operator runs `zts-relay revoke {card.fp}`")
+    else:
+        say(
+            f"forgot {what}; whoever has its line can still use it up at the relay, for a device that you cannot reach: "
+            f"`zts-relay parties` lists such a one, `zts-relay revoke` throws it out"
+        )
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    book, name = _book(), enrolling.parse_name(arguments.device)
+    card = book.device(name)
+    said = _run(_ask_status(book, card))
+    if arguments.json:
+        _print(json.dumps({"name": name, "fp": card.fp, **said}))
+    else:
+        for line in status.lines(name, said):
+            _print(line)
+
+
+async def _ask_status(book: Book, card: Card) -> dict[str, Any]:
+    me, account = book.member()
+    meeting = await listener.meet_and_note(book, me, account, card, 0, lambda _: None)
+    try:
+        return await status.ask(meeting)
+    finally:
+        await meeting.close()
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    name = None if arguments.device is None else enrolling.parse_name(arguments.device)
+    hops: list[doctor.Hop] = []
+
+    def show(hop: doctor.Hop) -> None:
+        hops.append(hop)
+        if not arguments.json:
+            took = "" if hop.ms is None else f"{hop.ms:.1f} ms"
+            _print(f"{hop.name:<16} {hop.state:<8} {took:>10}  {hop.said}")
+
+    walker = doctor.Doctor(_book(), name, show)
+    _run(walker.walk())
+    if arguments.json:
+        code = int(walker.failure.code) if walker.failure else 0
+        _print(json.dumps({"code": code, "hops": [hop._asdict() for hop in hops]}))
+    if walker.failure:
+        raise walker.failure
 
 
 def _connect(arguments: argparse.Namespace) -> None:

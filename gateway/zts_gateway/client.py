@@ -81,8 +81,13 @@ async def meet(
     `patience_ms`: how long to wait for a hello if there is none; the answer to message 1 has PATIENCE_MS in any case.
     """
     step(f"asking @{name} …")
-    answer = await _call(me, account, name, public, pairing, patience_ms)
+    answer = await call(me, account, name, public, pairing, patience_ms)
     step(f"@{name} answers; joining at the relay …")
+    return await join(account, name, answer)
+
+
+async def join(account: identity.Account, name: str, answer: Answer) -> Meeting:
+    """The session that `answer` allows: a leg that the relay has joined, and the keys proved. Raises Failure."""
     key = record.session_key(answer.handshake.h, *answer.handshake.split(), answer.sid)
     ours = Offer(wire.RECORD_MAX_LEN, wire.HOST_WINDOW)
     session = Session(wire.ROLE_CLIENT, key, ours, answer.offer, wire.HOST_STREAMS)
@@ -114,7 +119,8 @@ async def meet(
     raise await meeting.wait_over()
 
 
-async def _call(me: Identity, account: identity.Account, name: str, public: bytes, pairing: bytes, patience_ms: int) -> Answer:
+async def call(me: Identity, account: identity.Account, name: str, public: bytes, pairing: bytes, patience_ms: int) -> Answer:
+    """Message 1 until there is a message 2; `patience_ms` as in `meet`. Raises Failure."""
     fp = identity.fingerprint_text(public)
     async with broker.connect(me, account) as client:
         call = _Call(me, account, name, public, pairing)

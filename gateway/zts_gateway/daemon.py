@@ -10,6 +10,12 @@ from zts_agent.keystore import Keystore
 from zts_gateway.ui import Exit, Failure
 
 _EXITS = {int(code): code for code in Exit}
+# What a person does about an AgentError.
+_HINTS = {
+    Exit.DENIED: "ask its operator; to come back it needs an empty state folder and a new line from `zts enroll`",
+    Exit.AUTHENTICATION: "get a new line from `zts enroll @name`",
+    Exit.DUPLICATE: "stop the other one, or enrol one of them anew",
+}
 
 
 class Settings(NamedTuple):
@@ -75,11 +81,6 @@ async def run(agent: Agent) -> None:
     except FormatError as error:
         raise Failure(Exit.USAGE, f"{error}; run `zts agent --join` with the line that `zts enroll @name` prints") from None
     except AgentError as error:
-        hint = (
-            "stop the other one, or enrol one of them anew"
-            if error.exit_code == Exit.DUPLICATE
-            else "get a new line from `zts enroll @name`"
-        )
-        raise Failure(_EXITS[error.exit_code], f"{error}; {hint}") from None
+        raise Failure(_EXITS[error.exit_code], f"{error}; {_HINTS[error.exit_code]}") from None
     except OSError as error:
         raise Failure(Exit.USAGE, f"cannot keep this device's state ({error}); correct `state` in the configuration") from None

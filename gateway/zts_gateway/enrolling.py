@@ -84,7 +84,7 @@ async def enroll(book: Book, name: str, show: Callable[[str], None], step: Calla
     card = book.find_card(name)
     if card and card.verified:
         raise Failure(
-            Exit.USAGE, f"@{name} is enrolled already ({card.fp}); choose another name, or remove {book.card_file(name)} to enrol it anew"
+            Exit.USAGE, f"@{name} is enrolled already ({card.fp}); choose another name, or run `zts remove @{name}` to enrol it anew"
         )
     if card is None or not card.public:
         card = await _get_enrolled(book, me, account, name, card, show, step)
@@ -131,9 +131,14 @@ async def _get_enrolled(
             if answer[wire.TLV_CODE][0] not in (wire.BUSY, wire.DENIED):
                 raise failure_of(answer[wire.TLV_CODE][0], f"@{me.name}")
             if answer[wire.TLV_CODE][0] == wire.DENIED or card.pending.until < time.time():
-                book.card_file(name).unlink(missing_ok=True)
+                book.remove_card(name)
                 raise Failure(Exit.AUTHENTICATION, f"the line for @{name} has expired unused; run `zts enroll @{name}` for a new one")
         await asyncio.sleep(_ASK_S)
+    kept = book.find_card(name)
+    if kept and kept.public == answer[wire.TLV_PUBLIC]:
+        return kept  # another process waited too, and was faster
+    if kept is None or kept.pending != card.pending:
+        raise Failure(Exit.USAGE, f"the enrolment of @{name} was removed meanwhile; run `zts enroll @{name}` to begin anew")
     card = Card(name, answer[wire.TLV_PUBLIC], card.pairing)
     book.save_card(card)
     return card

@@ -141,7 +141,7 @@ async def _flood(rng: random.Random, who: Owner, device: Device, messages: int) 
 
 async def _evil_leg(rng: random.Random, owner: Owner, device: Device) -> None:
     """A leg of the owner, proved as it should be, on which mutated records then come until the device ends it."""
-    answer = await client._call(owner.me, owner.account, device.name, device.public, device.pairing, 30_000)
+    answer = await client.call(owner.me, owner.account, device.name, device.public, device.pairing, 30_000)
     hello = leg.LegHello(wire.ROLE_CLIENT, 1, answer.sid, owner.account.account, answer.account)
     ours = leg.encode_header(wire.ROLE_CLIENT, 1, rng.randbytes(16))
     account = owner.account

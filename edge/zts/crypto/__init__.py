@@ -13,12 +13,14 @@ from zts.errors import LocalError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING or sys.implementation.name != "micropython":
+    from zts.crypto._host import CODE as CODE
     from zts.crypto._host import Aead as Aead
     from zts.crypto._host import equal as equal
     from zts.crypto._host import hmac_sha256 as hmac_sha256
     from zts.crypto._host import x25519 as x25519
     from zts.crypto._host import x25519_public as x25519_public
 else:
+    from zts.crypto._device import CODE as CODE
     from zts.crypto._device import Aead as Aead
     from zts.crypto._device import equal as equal
     from zts.crypto._device import hmac_sha256 as hmac_sha256

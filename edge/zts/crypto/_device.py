@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Buffer = bytes | bytearray | memoryview
 
+CODE = ("cryptolib", "viper", "viper")  # what runs AES, GHASH, X25519
 _BASE = b"\x09" + bytes(31)  # u = 9, RFC 7748 section 4.1
 _pad = bytearray(64)  # a key XORed with ipad or opad; SHA-256 works on blocks of 64
 

@@ -10,6 +10,8 @@ from zts.errors import CryptoError, LocalError
 
 Buffer = bytes | bytearray | memoryview
 
+CODE = ("openssl", "openssl", "openssl")  # what runs AES, GHASH, X25519
+
 
 def hmac_sha256(key: Buffer, data: Buffer) -> bytes:
     """HMAC-SHA-256 (RFC 2104): 32 bytes, a key of any length."""

@@ -1,0 +1,102 @@
+"""`zts status`: what a device's agent says of itself through its service `zts-status`, and how long a round trip takes."""
+
+import asyncio
+import json
+import statistics
+import time
+from typing import Any, Final
+
+from zts import wire
+from zts.errors import StreamReset
+from zts_gateway.client import PATIENCE_MS, Meeting
+from zts_gateway.listener import open_stream
+from zts_gateway.ui import Exit, Failure, failure_of
+
+SERVICE: Final = "zts-status"
+TRIES: Final = 5
+_ANSWER_BYTES: Final = 4096  # an honest answer has about 500
+_NUMBER: Final = (int, float)
+_FIELDS: Final[dict[str, Any]] = {
+    "version": str,
+    "runtime": str,
+    "uptime_ms": int,
+    "heap_free": (int, type(None)),
+    "heap_used": int,
+    "boots": int,
+    "sessions": int,
+    "aes": str,
+    "ghash": str,
+    "x25519": str,
+    "aead_kbps": _NUMBER,
+    "x25519_ms": _NUMBER,
+    "refused": dict,
+}
+
+
+async def ask(meeting: Meeting) -> dict[str, Any]:
+    """Its answer's fields, and `round_trip_ms`: from OPEN to its ACK, of TRIES streams. Raises Failure."""
+    try:
+        trips = []
+        for _ in range(TRIES):
+            before = time.perf_counter_ns()
+            stream = await open_stream(meeting, SERVICE)
+            trips.append((time.perf_counter_ns() - before) / 1e6)
+            # The agent measures nothing before the end of our side, so it is free for the next one.
+            stream.reset(wire.TARGET_RESET)
+        stream = await open_stream(meeting, SERVICE)
+        stream.finish()
+        said = bytearray()
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            while len(said) <= _ANSWER_BYTES and (data := await stream.read()):
+                said += data
+    except StreamReset as reset:
+        if reset.code == wire.DENIED:
+            raise Failure(
+                Exit.DENIED, f"@{meeting.name} tells you no status: you do not own it, or its agent is older than this; update it"
+            ) from None
+        raise failure_of(reset.code, f"@{meeting.name}") from None
+    except TimeoutError:
+        raise failure_of(wire.TRUNCATED, f"@{meeting.name}") from None
+    trip = {"median": statistics.median(trips), "min": min(trips), "max": max(trips)}
+    return {"round_trip_ms": {kind: round(ms, 2) for kind, ms in trip.items()}, **_read(bytes(said), meeting.name)}
+
+
+def _read(said: bytes, name: str) -> dict[str, Any]:
+    """The known fields. What a device says goes to a terminal, so texts are printable, whoever holds the device now."""
+    try:
+        told = json.loads(said)
+        fields = {field: told[field] for field in _FIELDS}
+        texts = [value for value in fields.values() if isinstance(value, str)] + list(fields["refused"])
+        good = all(isinstance(fields[field], kind) for field, kind in _FIELDS.items())
+        if len(said) > _ANSWER_BYTES or not good or not all(text.isascii() and text.isprintable() for text in texts):
+            raise ValueError("fields")
+        fields["refused"] = {reason: int(count) for reason, count in fields["refused"].items()}
+    except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
+        raise failure_of(wire.PROTO, f"@{name}") from None
+    return fields
+
+
+def lines(name: str, said: dict[str, Any]) -> list[str]:
+    """For a person."""
+    trip = said["round_trip_ms"]
+    memory = f"{said['heap_used'] // 1024} KiB used"
+    if said["heap_free"] is not None:
+        memory += f", {said['heap_free'] // 1024} KiB free"
+    refused = ", ".join(f"{reason} {count}" for reason, count in sorted(said["refused"].items()))
+    rows = {
+        "device": f"@{name}, {said['runtime']}, agent {said['version']}",
+        "round trip": f"{trip['median']} ms ({trip['min']} to {trip['max']}), from OPEN to its ACK, {TRIES} times",
+        "up": f"{_duration(said['uptime_ms'] // 1000)}, started {said['boots']} times, sessions now: {said['sessions']}",
+        "memory": memory,
+        "crypto": f"AES {said['aes']}, GHASH {said['ghash']}, X25519 {said['x25519']}",
+        "speed": f"AES-GCM {said['aead_kbps']} KB/s at 1 KiB, X25519 {said['x25519_ms']} ms",
+        "refused": refused or "nothing",
+    }
+    return [f"{row:<11} {text}" for row, text in rows.items()]
+
+
+def _duration(seconds: int) -> str:
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s"
