@@ -215,7 +215,8 @@ def transcript(what: list[tuple[str, int, int]]) -> tuple[session.Session, bytes
     device.session.start_leg(0)
     before = copy.deepcopy(device.session)
     client.session.start_leg(0)
-    spoken, now, opened = b"", 0, []
+    spoken, now = b"", 0
+    opened: list[int] = []
 
     def carry() -> None:
         nonlocal spoken
