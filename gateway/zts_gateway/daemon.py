@@ -9,7 +9,6 @@ from zts_agent.agent import Agent, AgentError
 from zts_agent.keystore import Keystore
 from zts_gateway.ui import Exit, Failure
 
-_EXITS = {int(code): code for code in Exit}
 # What a person does about an AgentError.
 _HINTS = {
     Exit.DENIED: "ask its operator; to come back it needs an empty state folder and a new line from `zts enroll`",
@@ -81,6 +80,7 @@ async def run(agent: Agent) -> None:
     except FormatError as error:
         raise Failure(Exit.USAGE, f"{error}; run `zts agent --join` with the line that `zts enroll @name` prints") from None
     except AgentError as error:
-        raise Failure(_EXITS[error.exit_code], f"{error}; {_HINTS[error.exit_code]}") from None
+        code = Exit(error.exit_code)
+        raise Failure(code, f"{error}; {_HINTS[code]}") from None
     except OSError as error:
         raise Failure(Exit.USAGE, f"cannot keep this device's state ({error}); correct `state` in the configuration") from None

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from zts import __version__
 from zts.errors import FormatError
-from zts_relay import app, config, log
+from zts_relay import app, check, config, log
 from zts_relay.config import ConfigError
 from zts_relay.registry import Registry
 
@@ -29,7 +29,10 @@ def main() -> None:
         arguments = _parser().parse_args()
         command = arguments.command
         if command is None:
-            _run(arguments)
+            log.configure()
+            asyncio.run(app.run(_config(arguments)))
+        elif command is _check:
+            _check(arguments)
         else:
             registry = _open(arguments.state)
             try:
@@ -46,24 +49,45 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="zts-relay", description="Join legs of ZTS parties, and host their control plane.", allow_abbrev=False)
     parser.set_defaults(command=None)
     parser.add_argument("--version", action="version", version=f"zts-relay {__version__}")
-    parser.add_argument("--listen", default=config.LEG_ADDRESS, metavar="H:P", help="for legs and enrolment (default: %(default)s)")
-    parser.add_argument("--mqtt", default=config.MQTT_ADDRESS, metavar="H:P", help="for the control plane (default: %(default)s)")
-    parser.add_argument("--metrics", default=config.METRICS_ADDRESS, metavar="H:P", help="for Prometheus (default: %(default)s)")
-    parser.add_argument("--broker", metavar="URL", help="use this MQTT broker, mqtt[s]://host:port, and host none")
-    parser.add_argument("--public", metavar="HOST", help="how parties call this machine: the host in join codes")
-    parser.add_argument("--drain", type=float, default=config.DRAIN_S, metavar="S", help="seconds for pairs to end (default: %(default)g)")
-    parser.add_argument("--state", default=config.default_state(), **state)
+    defaults = {
+        "listen": config.LEG_ADDRESS,
+        "mqtt": config.MQTT_ADDRESS,
+        "metrics": config.METRICS_ADDRESS,
+        "broker": None,
+        "public": None,
+    }
+    parser.set_defaults(drain=config.DRAIN_S, state=config.default_state(), **defaults)
+
+    def add_options(to: argparse.ArgumentParser) -> None:
+        """Those of a relay; without defaults of their own, so that they may stand before or behind `check`."""
+
+        def option(name: str, help_: str, metavar: str = "H:P", **more: Any) -> None:
+            to.add_argument(name, metavar=metavar, help=help_, default=argparse.SUPPRESS, **more)
+
+        option("--listen", f"for legs and enrolment (default: {config.LEG_ADDRESS})")
+        option("--mqtt", f"for the control plane (default: {config.MQTT_ADDRESS})")
+        option("--metrics", f"for Prometheus (default: {config.METRICS_ADDRESS})")
+        option("--broker", "use this MQTT broker, mqtt[s]://host:port, and host none", "URL")
+        option("--public", "how parties call this machine: the host in join codes", "HOST")
+        option("--drain", f"seconds for pairs to end (default: {config.DRAIN_S:g})", "S", type=float)
+        to.add_argument("--state", default=argparse.SUPPRESS, **state)
+
+    add_options(parser)
     commands = parser.add_subparsers(title="commands", parser_class=_Parser)
 
     def add(name: str, command: Any, help_: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help_, description=help_, allow_abbrev=False)
         added.set_defaults(command=command)
-        added.add_argument("--state", default=argparse.SUPPRESS, **state)
+        if command is _check:
+            add_options(added)
+        else:
+            added.add_argument("--state", default=argparse.SUPPRESS, **state)
         return added
 
     add("code", _code, "Print a new join code for an owner.")
     add("parties", _parties, "List who has enrolled: fingerprint, role, since when, name.")
     add("revoke", _revoke, "Revoke a party: its legs end at once, and it cannot come back.").add_argument("who", metavar="FP|@NAME")
+    add("check", _check, "Check whether this machine is fit for a relay with these options; changes nothing.")
     return parser
 
 
@@ -74,10 +98,10 @@ def _open(state: Path) -> Registry:
         raise ConfigError("STATE", str(error)) from None
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _config(arguments: argparse.Namespace) -> config.Config:
     if not 0 <= arguments.drain <= 86_400:
         raise ConfigError("USAGE", "--drain is a number of seconds, at most a day")
-    settings = config.Config(
+    return config.Config(
         leg=config.parse_listen("--listen", arguments.listen),
         mqtt=config.parse_listen("--mqtt", arguments.mqtt),
         metrics=config.parse_listen("--metrics", arguments.metrics),
@@ -86,8 +110,16 @@ def _run(arguments: argparse.Namespace) -> None:
         public=config.parse_public(arguments.public) if arguments.public is not None else None,
         drain_s=arguments.drain,
     )
-    log.configure()
-    asyncio.run(app.run(settings))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    failed = []
+    for finding in check.run(_config(arguments)):
+        print(f"{finding.what:<12} {finding.state:<7} {finding.said}", flush=True)
+        if finding.state == check.FAILED:
+            failed.append(finding.what)
+    if failed:
+        raise ConfigError("CHECK", f"not fit: {', '.join(failed)}; the lines above say what to do")
 
 
 def _code(registry: Registry, _: argparse.Namespace) -> None:
