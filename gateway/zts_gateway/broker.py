@@ -21,6 +21,7 @@ from zts_gateway.ui import Exit, Failure
 BROKER_S = 10.0  # TCP, TLS and login
 PRESENCE_S = 5.0  # to hear the retained hellos
 _PER_SUBSCRIBE = 40  # hellos in one packet and on one connection at a time: brokers take 64 subscriptions and 2 KiB
+_QUEUED = 4096  # messages that wait for us, at most: more than the devices of one owner; what is beyond is dropped
 _LOGIN_REFUSED = (4, 5, 134, 135)  # bad user name or password, not authorised: MQTT 3.1.1, and as paho renames them
 
 
@@ -65,6 +66,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
         password=account.password,
         identifier="",
         clean_session=True,
+        max_queued_incoming_messages=_QUEUED,
         timeout=BROKER_S,
         tls_context=pinned(account.pin) if tls else None,
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
@@ -154,7 +156,7 @@ async def present(me: Identity, account: identity.Account, fingerprints: list[st
                     await client.unsubscribe(some)
         except TimeoutError:
             raise Failure(Exit.UNREACHABLE, "the broker does not answer; try again, and look at the relay") from None
-        while len(client.messages):
+        for _ in range(len(client.messages)):  # not "while": a broker may never stop
             message = await anext(client.messages)
             try:
                 control.decode_hello(payload(message))

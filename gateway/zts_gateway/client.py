@@ -17,6 +17,7 @@ from zts_gateway.ui import Exit, Failure, failure_of
 
 PATIENCE_MS = 15_000  # for an answer; what a connection waits for a device that comes back
 _NAMING_S = wire.CONFIRM_MS / 1000 + 5  # the keys proved, and the services named
+_NEW_EPOCH_MS = 500  # at least, from a message 1 to one under another epoch: a broker may say any number of hellos
 _LEAST_RECORD = 64  # a device that takes less could not take a service's name
 
 
@@ -127,7 +128,7 @@ async def call(me: Identity, account: identity.Account, name: str, public: bytes
         await broker.subscribe(client, [call.inbox, call.hello])
         # A broker works in order: when it has answered this, it has sent the retained hello.
         await client.unsubscribe(control.hello_topic(me.fp))
-        while len(client.messages):
+        for _ in range(len(client.messages)):  # not "while": a broker may never stop
             call.receive(await anext(client.messages))
         deadline = board.clock() + patience_ms
         coming = asyncio.ensure_future(anext(client.messages))
@@ -160,6 +161,7 @@ class _Call:
         self.epoch: bytes | None = None
         self.tries: list[tuple[control.Initiator, bytes]] = []  # each with its session id
         self.due = 0  # ms: when the next message 1 is
+        self._asked = 0  # when the last was
         self.answer: Answer | None = None
         self._me, self._account, self._name = me, account, name
         self._public, self._pairing = public, pairing
@@ -175,7 +177,8 @@ class _Call:
             wire.TLV_MAX_RECORD: wire.RECORD_MAX_LEN.to_bytes(2, "big"),
             wire.TLV_WINDOW: wire.HOST_WINDOW.to_bytes(4, "big"),
         }
-        self.due = board.clock() + wire.RETRY_MS[min(len(self.tries), len(wire.RETRY_MS) - 1)]
+        self._asked = board.clock()
+        self.due = self._asked + wire.RETRY_MS[min(len(self.tries), len(wire.RETRY_MS) - 1)]
         self.tries.append((initiator, sid))
         return initiator.message_1(fields)
 
@@ -193,7 +196,9 @@ class _Call:
             self.epoch = None
             return
         if epoch != self.epoch:
-            self.epoch, self.due = epoch, 0
+            self.epoch = epoch
+            if self.tries:
+                self.due = min(self.due, self._asked + _NEW_EPOCH_MS)
 
     def _receive_message_2(self, data: bytes) -> None:
         who = f"@{self._name}"
