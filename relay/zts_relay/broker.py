@@ -10,21 +10,24 @@ than `Limits.keepalive_s`, is held to that instead.
 """
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from zts_relay import mqtt_codec as codec
 from zts_relay import topics
 from zts_relay.broker_connection import READ_BYTES, Connection
+from zts_relay.listener import Listener, source_of
 from zts_relay.tls import TlsStream
 
 Authenticate = Callable[[str, bytes], bool]
 
 _PASSWORD_MAX_BYTES: Final = 64  # ours are 26 base32 characters; more is never shown to the authenticator
-_BACKLOG: Final = 1024  # a fleet comes back at once
+_FULL: Final = 0.95  # of the descriptors: legs, however many, leave some for the control plane
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Broker:
         self.stats: Final = Stats()
         # Filled and emptied within one callback of the event loop, so all connections share it. (Not on Windows.)
         self.read_buffer: Final = bytearray(READ_BYTES)
-        self._server: asyncio.Server | None = None
+        self._listener = Listener("mqtt", _FULL, self._accept)
+        self._arriving: set[asyncio.Task[Any]] = set()  # accepted, not yet in _open
         self._tls: ssl.SSLContext | None = None
         self._open: set[Connection] = set()  # every accepted socket
         self._all_closed = asyncio.Event()
@@ -84,15 +88,12 @@ class Broker:
     async def start(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> tuple[str, int]:
         """Listen; port 0 picks one. Returns the address bound."""
         self._tls = ssl_context
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._make_connection, host, port, backlog=_BACKLOG)
-        address = self._server.sockets[0].getsockname()
-        return address[0], address[1]
+        return self._listener.open(host, port)
 
     async def close(self) -> None:
         """Stop listening and drop every connection; wills are not published."""
-        if self._server:
-            self._server.close()
+        self._listener.close()
+        await asyncio.gather(*self._arriving, return_exceptions=True)
         while self._open:
             self._all_closed.clear()
             for connection in self._open:
@@ -233,5 +234,12 @@ class Broker:
             for subscriber in exact | inbox:
                 subscriber.deliver(packet)
 
-    def _make_connection(self) -> Connection:
-        return Connection(self, TlsStream(self._tls) if self._tls else None)
+    def _accept(self, sock: socket.socket, address: Any) -> None:
+        loop = asyncio.get_running_loop()
+        make = partial(self._make_connection, source_of(address[0]))
+        arriving = loop.create_task(loop.connect_accepted_socket(make, sock))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+
+    def _make_connection(self, source: bytes) -> Connection:
+        return Connection(self, TlsStream(self._tls) if self._tls else None, source)

@@ -1,7 +1,6 @@
 """One MQTT connection of the embedded broker: its socket, its deadlines, its packets. The broker decides what they do."""
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final, cast
@@ -20,12 +19,12 @@ _PENALTY_S: Final = 0.1  # a connection over its rate is not read for so long: a
 class Connection(asyncio.BufferedProtocol):
     """One socket: waits for a good CONNECT, then serves packets until the end."""
 
-    def __init__(self, broker: "Broker", tls: TlsStream | None) -> None:
+    def __init__(self, broker: "Broker", tls: TlsStream | None, source: bytes) -> None:
         self.username = ""
         self.client_id = ""
         self.will: codec.Will | None = None
         self.filters: set[str] = set()
-        self.source = b""
+        self.source = source
         self._broker = broker
         self._limits = broker.limits
         self._tls = tls
@@ -42,8 +41,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        # One IPv6 user has a whole /64; mapped IPv4 cannot come, as asyncio's IPv6 listeners take IPv6 only.
-        self.source = ipaddress.ip_address(transport.get_extra_info("peername")[0]).packed[:8]
         # The kernel would hold megabytes for a subscriber that does not read.
         connected = cast(socket.socket, transport.get_extra_info("socket"))
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._limits.outgoing_bytes)

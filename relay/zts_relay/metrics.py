@@ -5,8 +5,9 @@ its own host name up, which a relay that never dials must not do.
 """
 
 import asyncio
+import socket
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -16,10 +17,13 @@ from prometheus_client.registry import Collector
 
 from zts_relay.broker import Broker
 from zts_relay.enrolment import Desk
+from zts_relay.listener import Listener
 from zts_relay.server import LegServer
 
 _REQUEST_BYTES: Final = 8192
 _REQUEST_S: Final = 5.0
+_REQUESTS: Final = 16  # at once; who watches a relay needs one
+_FULL: Final = 0.95  # of the descriptors: a relay that is full can still be asked why
 
 
 class RelayCollector(Collector):
@@ -63,26 +67,30 @@ class MetricsServer:
         self._registry = CollectorRegistry()
         self._registry.register(RelayCollector(legs, desk, broker))
         ProcessCollector(registry=self._registry)
-        self._server: asyncio.Server | None = None
+        self._listener = Listener("metrics", _FULL, self._accept)
         self._answering: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen on an IP address; port 0 picks one. Returns the address bound. Raises OSError."""
-        self._server = await asyncio.start_server(self._serve, host, port, limit=_REQUEST_BYTES)
-        address = self._server.sockets[0].getsockname()
-        return address[0], address[1]
+        return self._listener.open(host, port)
 
     async def close(self) -> None:
-        if self._server:
-            self._server.close()
+        self._listener.close()
+        await asyncio.sleep(0)  # who was accepted just now begins, so that its socket is closed
         for task in self._answering:
             task.cancel()
         await asyncio.gather(*self._answering, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
+    def _accept(self, sock: socket.socket, _: Any) -> None:
+        if len(self._answering) >= _REQUESTS:
+            sock.close()
+            return
+        task = asyncio.create_task(self._serve(sock))
         self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=sock, limit=_REQUEST_BYTES)
         try:
             async with asyncio.timeout(_REQUEST_S):
                 request = await reader.readuntil(b"\r\n\r\n")
@@ -91,7 +99,6 @@ class MetricsServer:
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
             pass
         finally:
-            self._answering.discard(task)
             writer.close()
 
     def _answer(self, request_line: bytes) -> bytes:

@@ -5,32 +5,30 @@ bytes and one timer, and closes without a byte what does not check.
 """
 
 import asyncio
-import errno
-import ipaddress
-import os
-import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from zts import leg, wire
 from zts_relay import log
+from zts_relay.listener import Listener, source_of
 from zts_relay.pump import Pump
 from zts_relay.rendezvous import Quota, Rendezvous
 from zts_relay.splice import Carrier, Pair
 from zts_relay.visitor import Visitor
 
-_BACKLOG: Final = 1024  # a fleet comes back at once
-_ACCEPTS: Final = 64  # in a row, before the legs have their turn
-_FULL: Final = 0.9  # of the descriptors the system allows: the rest is for pipes, the broker and SQLite
-_RETRY_S: Final = 0.25  # look again whether descriptors are free
+_FULL: Final = 0.9  # of the descriptors: the rest is for pipes, the broker and SQLite
 # A vanished party is noticed by its partner in 25 s; these clear what stays behind when both have vanished.
-_KEEPALIVE_IDLE_S: Final = 60
-_KEEPALIVE_INTERVAL_S: Final = 15
-_KEEPALIVE_PROBES: Final = 4
-_UNACKNOWLEDGED_MS: Final = 120_000
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),  # seconds, as the next
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 120_000),  # ms
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,7 @@ class LegServer:
         self.visitors: Final[set[Visitor]] = set()
         self._pairs: dict[Pair, tuple[leg.LegHello, leg.LegHello]] = {}
         self._idle = asyncio.Event()  # of the drain: no pairs and no visitors are left
-        self._listener: socket.socket | None = None
-        self._retry: asyncio.TimerHandle | None = None
-        self._full_at = int(resource.getrlimit(resource.RLIMIT_NOFILE)[0] * _FULL)
+        self._listener = Listener("legs", _FULL, self._accept)
 
     @property
     def pairs(self) -> int:
@@ -82,32 +78,11 @@ class LegServer:
     @property
     def is_full(self) -> bool:
         """Whether newcomers wait because descriptors are short."""
-        return self._retry is not None
+        return self._listener.is_full
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Accept legs on an IP address; port 0 picks one. Returns the address bound. Raises OSError."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Linux gives these to every accepted socket, which saves system calls there.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_S)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as the broker's listener
-            listener.bind((host, port))
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-        self._listener = listener
-        self._resume()
-        address = listener.getsockname()
-        return address[0], address[1]
+        return self._listener.open(host, port, _OPTIONS)
 
     def join(self, arriving: Visitor, parked: Visitor) -> None:
         """Both get OK, and from then on each other's bytes."""
@@ -136,7 +111,7 @@ class LegServer:
 
     async def drain(self, seconds: float) -> None:
         """Stop listening, send away who waits, and give the pairs some time to end by themselves."""
-        self._stop_listening()
+        self._listener.close()
         for visitor in list(self.visitors):
             if visitor.is_parked:
                 visitor.refuse(wire.DRAIN, "drain")
@@ -152,7 +127,7 @@ class LegServer:
 
     def close(self) -> None:
         """End everything at once."""
-        self._stop_listening()
+        self._listener.close()
         for visitor in list(self.visitors):
             visitor.close("")
         for pair in list(self._pairs):
@@ -170,66 +145,10 @@ class LegServer:
         if not self._pairs and not self.visitors:
             self._idle.set()
 
-    # --- accepting ---------------------------------------------------------------------------------------------------
-
-    def _resume(self) -> None:
-        self._retry = None
-        if self._listener:
-            self.loop.add_reader(self._listener.fileno(), self._accept)
-
-    def _pause(self) -> None:
-        """Too few descriptors are left: let newcomers wait in the backlog, and serve those who are here."""
-        assert self._listener
-        log.warning("accepting no more: out of descriptors", pairs=self.pairs, visitors=len(self.visitors))
-        self.loop.remove_reader(self._listener.fileno())
-        self._retry = self.loop.call_later(_RETRY_S, self._look_again)
-
-    def _look_again(self) -> None:
-        # The system gives the lowest free number, so a new descriptor tells how many are in use.
-        try:
-            probe = os.dup(self.pump.fileno())
-            os.close(probe)
-        except OSError:
-            probe = self._full_at
-        if probe < self._full_at:
-            log.event("accepting again")
-            self._resume()
+    def _accept(self, sock: socket.socket, address: Any) -> None:
+        source = source_of(address[0])
+        if self.unknown[source] >= self.limits.unknown_per_source:
+            self.refused["source"] += 1
+            sock.close()
         else:
-            self._retry = self.loop.call_later(_RETRY_S, self._look_again)
-
-    def _stop_listening(self) -> None:
-        if self._retry:
-            self._retry.cancel()
-            self._retry = None
-        if self._listener:
-            self.loop.remove_reader(self._listener.fileno())
-            self._listener.close()
-            self._listener = None
-
-    def _accept(self) -> None:
-        for _ in range(_ACCEPTS):
-            assert self._listener
-            try:
-                sock, address = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._pause()
-                    return
-                continue  # that one was gone before we came to it
-            sock.setblocking(False)
-            source = source_of(address[0])
-            if self.unknown[source] >= self.limits.unknown_per_source:
-                self.refused["source"] += 1
-                sock.close()
-                continue
             Visitor(self, sock, source)
-            if sock.fileno() >= self._full_at:
-                self._pause()
-                return
-
-
-def source_of(host: str) -> bytes:
-    """What limits by source count: an IPv4 address, or the /64 of an IPv6 one, within which a host picks as it likes."""
-    return ipaddress.ip_address(host.partition("%")[0]).packed[:8]

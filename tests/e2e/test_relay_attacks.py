@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -279,3 +280,25 @@ def _say_connect(relay: RelayProcess, party: Account) -> ssl.SSLSocket:
     body = b"\0\4MQTT\4\xc2\0\x3c\0\0\0" + bytes([len(user)]) + user + b"\0" + bytes([len(password)]) + password
     sock.sendall(b"\x10" + bytes([len(body)]) + body)
     return sock
+
+
+# --- connections that are gone before they are accepted ----------------------------------------------------------------------
+
+
+def test_resets_before_the_first_byte_are_no_errors(parties: Parties) -> None:
+    """The kernel hands over connections that were reset in the backlog; some have no address any more."""
+    relay = parties.relay
+    assert relay.mqtt
+    relay.signal(signal.SIGSTOP)
+    for port in (relay.leg, relay.mqtt, relay.metrics):
+        for said in (b"", b"\x10", wire.MAGIC_LEG, b"GET / HTTP/1.1\r\n\r\n"):
+            for _ in range(4):
+                sock = client.dial(port)
+                sock.sendall(said)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # RST
+                sock.close()
+    relay.signal(signal.SIGCONT)
+    parties.answers()
+    with _say_connect(relay, parties.alice) as session:
+        assert client.receive(session, 4) == b"\x20\2\0\0"
+    assert not [line for line in relay.logged() if line["level"] != "info"], relay.log.read_text()

@@ -36,7 +36,7 @@ class _Transport(asyncio.Transport):
     """A connection in memory: takes everything, and is gone as soon as it is closed."""
 
     def __init__(self, sock: socket.socket) -> None:
-        super().__init__({"peername": ("127.0.0.1", 1), "socket": sock})
+        super().__init__({"socket": sock})
         self.written = b""
         self.closed = False
 
@@ -57,7 +57,7 @@ class _Transport(asyncio.Transport):
 
 
 def _open(broker: Broker, sock: socket.socket) -> tuple[Connection, _Transport]:
-    connection, transport = Connection(broker, None), _Transport(sock)
+    connection, transport = Connection(broker, None, b"src"), _Transport(sock)
     connection.connection_made(transport)
     return connection, transport
 

@@ -15,8 +15,9 @@ import relay_client as client
 from relay_thread import Party, RelayThread
 from zts import crypto, leg, wire
 from zts_relay import server as server_module
+from zts_relay.listener import source_of
 from zts_relay.rendezvous import Quota
-from zts_relay.server import Limits, source_of
+from zts_relay.server import Limits
 
 CLIENT, DEVICE = wire.ROLE_CLIENT, wire.ROLE_DEVICE
 SID = bytes(range(16))
