@@ -44,6 +44,12 @@ def test_both_ends_work_where_every_inbound_connection_is_refused_and_listen_now
         seen = {name: {f"{s.protocol} {s.host}:{s.port}" for s in network.watches[name].seen} for name in CLOSED}
         assert seen["laptop"] == doors
         assert seen["sensor"] | seen["pi"] == ours
+    # Outwards all three know one machine.
+    relay = network.relay
+    assert relay.mqtt
+    for name in CLOSED:
+        outwards = {dialled for dialled in network.lan[name].dialled() if not dialled[1].startswith("127.")}
+        assert outwards == {("tcp", *relay.leg), ("tcp", *relay.mqtt)}
 
 
 @pytest.mark.parametrize("name", CLOSED)

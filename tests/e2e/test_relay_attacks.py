@@ -1,5 +1,6 @@
 """A relay process under attack: it never dials, lets nobody in who may not be, is not raced, and lets go of who is revoked."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ import relay_client as client
 from relay_client import Account
 from relay_process import RelayProcess
 from whole_network import network
-from zts import crypto, identity, leg, wire
+from zts import control, crypto, identity, leg, wire
 
 CLIENT, DEVICE = wire.ROLE_CLIENT, wire.ROLE_DEVICE
 RACERS = 64
@@ -221,6 +222,31 @@ def test_of_64_racers_for_one_place_one_wins(parties: Parties, both: bool) -> No
             sock.close()
 
 
+def test_of_64_racers_with_one_code_one_enrols(parties: Parties) -> None:
+    code = identity.parse_join_code(parties.relay.new_code())
+    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
+    barrier = threading.Barrier(RACERS)
+
+    def race(number: int) -> int:
+        sock = socket.create_connection(parties.relay.leg, client.WAIT_S, (f"127.9.0.{number + 1}", 0))
+        with sock:
+            sock.sendall(wire.MAGIC_ENROL)
+            challenge = client.receive(sock, wire.CHALLENGE_BYTES)
+            own = client.key_pair()
+            asking = control.Initiator(wire.PURPOSE_RELAY, own, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
+            m1 = asking.message_1({wire.TLV_NAME: b"racer"})
+            barrier.wait(client.WAIT_S)
+            sock.sendall(m1)
+            answer = asking.read_message_2(client.receive(sock, wire.M2_BYTES))
+            assert answer is not None
+            return answer[wire.TLV_CODE][0]
+
+    with ThreadPoolExecutor(RACERS) as pool:
+        codes = sorted(pool.map(race, range(RACERS)))
+    assert codes == [wire.OK] + [wire.DENIED] * (RACERS - 1)
+    assert parties.relay.run("parties").stdout.count("@racer") == 1
+
+
 # --- revoking ----------------------------------------------------------------------------------------------------------------
 
 
@@ -280,6 +306,29 @@ def _say_connect(relay: RelayProcess, party: Account) -> ssl.SSLSocket:
     body = b"\0\4MQTT\4\xc2\0\x3c\0\0\0" + bytes([len(user)]) + user + b"\0" + bytes([len(password)]) + password
     sock.sendall(b"\x10" + bytes([len(body)]) + body)
     return sock
+
+
+def test_whoever_dials_while_it_is_revoked_is_caught(parties: Parties) -> None:
+    """A leg that came when the registry already said so and the running relay did not know yet."""
+    doomed = Parties(_with_code(parties.relay))
+    code: list[int | None] = []
+    socks = []
+    with ThreadPoolExecutor(1) as pool:
+        revoking = pool.submit(parties.relay.run, "revoke", identity.fingerprint_text(doomed.pi.public))
+        end = time.monotonic() + GONE_S
+        while not code and time.monotonic() < end:
+            sock = doomed.dial(doomed.pi, doomed.alice, DEVICE, crypto.random_bytes(wire.SID_BYTES))
+            socks.append(sock)
+            sock.settimeout(0.02)
+            with contextlib.suppress(TimeoutError):
+                code.append(client.read_code(sock))
+        assert revoking.result().returncode == 0
+    assert code == [wire.REVOKED] and len(socks) > 1
+    for sock in socks[:-1]:
+        sock.settimeout(client.WAIT_S)
+        assert client.read_code(sock) == wire.REVOKED  # and not IDLE, for which it would have waited
+    for sock in socks:
+        sock.close()
 
 
 # --- connections that are gone before they are accepted ----------------------------------------------------------------------
