@@ -15,7 +15,7 @@ from zts_agent.keystore import Keystore
 from zts_gateway import daemon
 from zts_gateway.ui import Failure
 
-_SERVICES = {"http": {"kind": "handler", "target": "zts_agent.page:page"}, "ssh": {"kind": "tcp", "target": "127.0.0.1:22"}}
+_SERVICES = {"http": {"kind": "http", "target": "zts_agent.page:page"}, "ssh": {"kind": "tcp", "target": "127.0.0.1:22"}}
 _KEY = "ab" * 32
 _STATE = {"name": "pi", "private": _KEY, "public": _KEY, "pairing": _KEY, "owner": _KEY, "boots": 3}
 _RELAY = {
@@ -48,7 +48,7 @@ def _imports(config: object) -> bool:
     for entry in services.values() if isinstance(services, dict) else ():
         target = entry.get("target") if isinstance(entry, dict) else None
         if isinstance(target, str) and target.partition(":")[0] not in ("zts_agent.page", "zts_agent", "no_such_module"):
-            return isinstance(entry.get("kind"), str) and entry["kind"] == "handler"
+            return isinstance(entry.get("kind"), str) and entry["kind"] in ("handler", "http")
     return False
 
 

@@ -30,6 +30,10 @@ SEEDS = [
     b"\0\0" + _said(0, frame.pong()),
     b"\0\0" + b"\1\x06\xff\xff\0\0\0\0",
     b"\0\0" + _RESUME + _said(1, frame.open_("http")) + _said(1, b"\x11" + b"x" * 250) + _said(1, b"\x11" + b"y" * 250),
+    # Nobody reads stream 3.
+    b"\0\0" + _RESUME + _said(3, frame.open_("http")) + _said(3, b"\x11" + b"x" * 250) + _said(3, b"\x11" + b"y" * 250),
+    b"\0\0" + _RESUME + _said(1, frame.open_("http")) + _said(1, b"\x11x") + _said(1, frame.ack(9, 400)) + _said(1, frame.ack(0, 0)),
+    b"\0\0" + _RESUME + _said(1, frame.open_("http")) + _said(1, b"\x11x") + _said(1, frame.fin(7)),
 ]
 
 

@@ -3,6 +3,8 @@
 Attack 2 of the list is checked here as well: no (key, nonce) seals twice, whatever happens, leg after leg.
 """
 
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,15 +12,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from zts import crypto, session, wire
 from zts.errors import LocalError, RemoteError
 
 KEY = b"k" * 32
 STREAMS = 4
+RUNS = int(os.environ.get("ZTS_RUNS", "150"))
 CLIENT, DEVICE = session.Offer(300, 500), session.Offer(1040, 900)
 REKEY = 5  # records, so that every run rekeys
+REKEY_NONCE = bytes(4) + b"\xff" * 8
+REACHED: Counter[str] = Counter()  # what happened in all runs, so that a model that does nothing is noticed
 
 
 @contextmanager
@@ -33,9 +38,12 @@ def _audit() -> Iterator[set[tuple[bytes, bytes]]]:
             self.audited = bytes(key)
 
         def seal(self, nonce: bytes, plaintext: bytes, ad: bytes) -> bytes:
-            # Noise's REKEY seals under the nonce 2^64 - 1, which no record ever has.
-            assert (self.audited, nonce) not in used, "a key and a nonce seal twice"
-            used.add((self.audited, nonce))
+            if nonce == REKEY_NONCE:  # both ends make the same next key, which is all that is ever sealed under it
+                assert plaintext == bytes(wire.KEY_BYTES) and not ad
+                REACHED["rekey"] += 1
+            else:
+                assert (self.audited, nonce) not in used, "a key and a nonce seal twice"
+                used.add((self.audited, nonce))
             sealed: bytes = super().seal(nonce, plaintext, ad)
             return sealed
 
@@ -99,6 +107,7 @@ class Model(RuleBasedStateMachine):
 
     def _see(self, end: End, event: Any) -> None:
         sender = self._other(end)
+        REACHED[type(event).__name__] += 1
         match event:
             case session.Confirmed():
                 assert not end.confirmed
@@ -179,16 +188,19 @@ class Model(RuleBasedStateMachine):
     ends = st.booleans()
     numbers = st.integers(0, 7)
 
-    @initialize()
-    def first_leg(self) -> None:
+    @initialize(settled=st.sampled_from((True, True, False)))
+    def first_leg(self, settled: bool) -> None:
         self._start_leg()
+        if settled:
+            self._settle()
 
-    @rule()
-    def new_leg(self) -> None:
-        """The old one broke."""
-        self._start_leg()
+    @rule(now=st.integers(0, 9), settled=st.sampled_from((True, True, False)))
+    def new_leg(self, now: int, settled: bool) -> None:
+        """The old one broke, which should not happen all the time."""
+        if now == 0 or self.client.session.is_over():
+            self.first_leg(settled)
 
-    @rule(of_client=ends, size=st.integers(1, 2000))
+    @rule(of_client=ends, size=st.sampled_from((1, 5, 6, 21, 300, 4000)))
     def deliver(self, of_client: bool, size: int) -> None:
         self._deliver(self.client if of_client else self.device, size)
 
@@ -207,6 +219,7 @@ class Model(RuleBasedStateMachine):
         assert client.session.open(f"s{stream}") == stream
         client.sent[stream], client.got[stream], client.consumed[stream] = bytearray(), bytearray(), 0
 
+    @precondition(lambda self: self.client.sent)
     @rule(of_client=ends, number=numbers, size=st.integers(1, 1200))
     def send(self, of_client: bool, number: int, size: int) -> None:
         end = self.client if of_client else self.device
@@ -222,6 +235,7 @@ class Model(RuleBasedStateMachine):
         outstanding = len(end.sent[stream]) - self._other(end).consumed.get(stream, 0)
         assert 0 <= sent <= size and outstanding <= self._other(end).ours.window, "past the credit"
 
+    @precondition(lambda self: self.client.sent)
     @rule(of_client=ends, number=numbers, share=st.integers(1, 4))
     def consume(self, of_client: bool, number: int, share: int) -> None:
         end = self.client if of_client else self.device
@@ -232,6 +246,7 @@ class Model(RuleBasedStateMachine):
         end.consumed[stream] += size
         end.session.consume(stream, size)
 
+    @precondition(lambda self: self.client.sent)
     @rule(of_client=ends, number=numbers)
     def finish(self, of_client: bool, number: int) -> None:
         end = self.client if of_client else self.device
@@ -244,6 +259,7 @@ class Model(RuleBasedStateMachine):
         end.session.finish(stream)
         end.finished.add(stream)
 
+    @precondition(lambda self: self.client.sent)
     @rule(of_client=ends, number=numbers)
     def reset(self, of_client: bool, number: int) -> None:
         end = self.client if of_client else self.device
@@ -255,6 +271,15 @@ class Model(RuleBasedStateMachine):
         if len(end.session._out) > before:
             assert stream not in end.gone | end.reset
             end.reset.add(stream)
+
+    @precondition(lambda self: self.up() and self.device.sent)
+    @rule(number=numbers, rounds=st.integers(1, 4))
+    def converse(self, number: int, rounds: int) -> None:
+        """Both ends say something on a stream, and it arrives."""
+        for _ in range(rounds):
+            self.send(True, number, 400)
+            self.send(False, number, 400)
+            self._settle()
 
     @rule(ms=st.sampled_from((1, 3_000, wire.PING_MS)))
     def wait(self, ms: int) -> None:
@@ -275,8 +300,10 @@ class Model(RuleBasedStateMachine):
                 return
 
     @precondition(lambda self: self.up())
-    @rule(of_client=ends)
-    def close(self, of_client: bool) -> None:
+    @rule(of_client=ends, now=st.integers(0, 5))
+    def close(self, of_client: bool, now: int) -> None:
+        if now:
+            return
         end = self.client if of_client else self.device
         end.closed = True
         end.session.close(wire.OK)
@@ -304,7 +331,13 @@ def _next(old: session.Session, ours: session.Offer, theirs: session.Offer) -> s
     return new
 
 
-TestModel = Model.TestCase
-TestModel.settings = settings(
-    deadline=None, database=None, max_examples=120, stateful_step_count=50, suppress_health_check=list(HealthCheck)
-)
+def test_model() -> None:
+    REACHED.clear()
+    run_state_machine_as_test(
+        Model,
+        settings=settings(deadline=None, database=None, max_examples=RUNS, stateful_step_count=80, suppress_health_check=list(HealthCheck)),
+    )
+    print(f"{RUNS} runs of up to 80 steps: {dict(REACHED)}")
+    assert all(
+        REACHED[what] > RUNS // 4 for what in ("Confirmed", "Opened", "Received", "Writable", "Finished", "Reset", "Gone", "rekey")
+    ), REACHED
