@@ -37,6 +37,7 @@ class Relay:
         self.metrics = Address("", 0)
         self.broker: Broker | None = None
         self._refresher: asyncio.TimerHandle | None = None
+        self._logins_are_due = False  # they changed, and could not be written
         try:
             self.registry: Final = Registry(config.state)
         except FormatError as error:
@@ -103,8 +104,17 @@ class Relay:
         mosquitto.write(state / _MOSQUITTO_DIR, self.registry.logins(), broker.host, broker.port, pair)
 
     def _write_logins(self) -> None:
-        if self._config.broker:
+        """For a broker that is not ours. What cannot be written now is tried again with every refresh: it may take a login away."""
+        if not self._config.broker:
+            return
+        try:
             mosquitto.write_passwords(self._config.state.resolve() / _MOSQUITTO_DIR, self.registry.logins())
+        except OSError as error:
+            if not self._logins_are_due:
+                log.warning("cannot write the broker's logins: trying again", error=error.strerror)
+            self._logins_are_due = True
+        else:
+            self._logins_are_due = False
 
     def _enrol(self, m1: bytes, challenge: bytes, source: bytes) -> bytes | None:
         return self.desk.answer(m1, challenge, source)
@@ -120,8 +130,9 @@ class Relay:
             self.legs.revoke(party.account)
             if self.broker:
                 self.broker.disconnect(party.fp)
-        if revoked:
+        if revoked or self._logins_are_due:
             self._write_logins()
+        if revoked:
             log.event("revoked", parties=len(revoked))
 
 

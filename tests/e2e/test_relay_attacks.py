@@ -331,6 +331,29 @@ def test_whoever_dials_while_it_is_revoked_is_caught(parties: Parties) -> None:
         sock.close()
 
 
+def test_a_revocation_that_cannot_be_written_for_another_broker_is_written_later(tmp_path: Path) -> None:
+    """Nor is the login of who enrolled meanwhile lost."""
+    with RelayProcess(tmp_path / "state", "--broker", "mqtt://127.0.0.1:1883") as relay:
+        assert relay.join
+        files = tmp_path / "state" / "mosquitto"
+        logins, away = files / "mosquitto.passwd", tmp_path / "away"
+        alice = identity.fingerprint_text(client.join(relay.join, "alice").public)
+        assert logins.read_text().startswith(f"{alice}:")
+        files.rename(away)
+        files.write_text("no directory, as a full disk takes no file")
+        relay.run("revoke", "@alice")
+        bob = identity.fingerprint_text(client.join(relay.new_code(), "bob").public)
+        end = time.monotonic() + GONE_S
+        while "revoked" not in [line["event"] for line in relay.logged()]:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        files.unlink()
+        away.rename(files)
+        while not logins.read_text().startswith(f"{bob}:") or alice in logins.read_text():
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
 # --- connections that are gone before they are accepted ----------------------------------------------------------------------
 
 
