@@ -85,7 +85,7 @@ class Keystore:
         try:
             with open(self.path) as file:
                 state = json.load(file)
-        except ValueError:
+        except (ValueError, RuntimeError):  # RuntimeError: nested too deeply
             raise FormatError(f"{self.path} is not JSON")
         if not isinstance(state, dict) or not isinstance(state.get("boots", 0), int) or not isinstance(state.get("line", ""), str):
             raise FormatError(f"{self.path} is not the state of a device")

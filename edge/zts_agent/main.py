@@ -18,7 +18,7 @@ def read_config(path: str) -> "dict[str, Any]":
     try:
         with open(path) as file:
             config = json.load(file)
-    except ValueError:
+    except (ValueError, RuntimeError):  # RuntimeError: nested too deeply
         raise FormatError(f"{path} is not JSON")
     if not isinstance(config, dict) or not isinstance(config.get("identity"), dict) or not isinstance(config["identity"].get("state"), str):
         raise FormatError(f"{path}: identity.state says nothing")

@@ -246,7 +246,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (FormatError, ValueError, KeyError, TypeError, AttributeError):
+    except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Failure(Exit.USAGE, f"{path} is damaged; restore it from a backup, or delete it and start anew") from None
 
 

@@ -30,7 +30,7 @@ def read_config(path: Path) -> Settings:
         data = tomllib.loads(path.read_text())
     except OSError as error:
         raise Failure(Exit.USAGE, f"cannot read {path} ({error.strerror}); name the agent's configuration file with --config") from None
-    except ValueError as error:  # not UTF-8, or not TOML
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
         raise _wrong(path, str(error)) from None
     for table in data:
         if table not in ("identity", "relay", "services"):

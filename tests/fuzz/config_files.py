@@ -1,5 +1,5 @@
-"""The files of an agent (agent.toml, config.json, state.json): whatever they say, either the agent can start with it, or one error
-says what is wrong with them."""
+"""The files of an agent (agent.toml, config.json, state.json) and of a laptop (identity.json, a card): whatever they say, either they can
+be used, or one error says which is wrong."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from zts_agent import main
 from zts_agent.agent import Agent
 from zts_agent.keystore import Keystore
 from zts_gateway import daemon
+from zts_gateway.addressbook import Book
 from zts_gateway.ui import Failure
 
 _SERVICES = {"http": {"kind": "http", "target": "zts_agent.page:page"}, "ssh": {"kind": "tcp", "target": "127.0.0.1:22"}}
@@ -28,6 +29,7 @@ _RELAY = {
     "pin": "",
     "broker": "mqtt://:1",
 }
+_CARD = {"name": "pi", "public": _KEY, "pairing": _KEY, "verified": True, "services": [[1, "ssh"]], "last_seen": None}
 SEEDS = [
     b'\0[identity]\nstate = "s"\n[relay]\naddress = "relay:7440"\n[services.ssh]\nkind = "tcp"\ntarget = "127.0.0.1:22"\n',
     b'\0[identity]\nstate = "s"\n[services]\nweb = { kind = "handler", target = "zts_agent.page:page" }\n',
@@ -39,6 +41,11 @@ SEEDS = [
     b"\2" + json.dumps(_STATE | {"line": identity.format_enrol_line(LINE)}).encode(),
     b"\2" + json.dumps({"line": identity.format_enrol_line(LINE)}).encode(),
     b"\2" + json.dumps(_STATE | {"private": 5, "relay": _RELAY | {"pin": 7}}).encode(),
+    b"\3" + json.dumps(_STATE | {"relay": _RELAY}).encode(),
+    b"\3" + json.dumps({"name": "alice", "private": _KEY, "public": _KEY}).encode(),
+    b"\4" + json.dumps(_CARD).encode(),
+    b"\4" + json.dumps(_CARD | {"enrolling": {"secret": "ab" * 16, "until": 5}, "services": [[1, "ssh"], [2, 3, 4]]}).encode(),
+    *(bytes((kind,)) + b"a=" * (kind == 0) + b"[" * 3000 for kind in range(5)),
 ]
 
 
@@ -56,13 +63,17 @@ def one(data: bytes) -> None:
     if not data:
         return
     home = folder("config")
-    match data[0] % 3:
+    match data[0] % 5:
         case 0:
             _toml(home / "agent.toml", data[1:])
         case 1:
             _json(home / "config.json", data[1:])
         case 2:
             _state(home, data[1:])
+        case 3:
+            _book(home, home / "identity.json", data[1:])
+        case 4:
+            _book(home, home / "devices" / "pi.json", data[1:])
 
 
 def _toml(path: Path, text: bytes) -> None:
@@ -83,6 +94,22 @@ def _json(path: Path, text: bytes) -> None:
             Agent(config, Keystore(str(path.parent)))
     except FormatError:
         pass
+
+
+def _book(home: Path, path: Path, text: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(text)
+    path.chmod(0o600)
+    book = Book(home)
+    try:
+        me, cards = book.find_identity(), book.cards()
+    except Failure as failure:
+        assert str(path) in str(failure)
+    else:
+        assert me is None or len(me.private) == len(me.public) == 32
+        assert all(len(card.pairing) == 32 and len(card.public) in (0, 32) for card in cards)
+    finally:
+        path.unlink()
 
 
 def _state(home: Path, text: bytes) -> None:
