@@ -15,7 +15,7 @@ from zts_gateway.stage import stage
 START_S = 120.0  # generous: the machine may be busy
 STOP_S = 60.0
 MICROPYTHON = Path(sys.executable).parent / "micropython"
-HTTP = {"http": {"kind": "handler", "target": "zts_agent.page:page"}}
+HTTP = {"http": {"kind": "http", "target": "zts_agent.page:page"}}
 
 _BOOT = "from zts_agent import main\nmain.main({folder!r})\n"
 
@@ -54,6 +54,10 @@ class DeviceProcess:
     def pid(self) -> int:
         assert self._process
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def state(self) -> dict[str, Any]:

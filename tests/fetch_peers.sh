@@ -11,6 +11,7 @@ peers=(
     'mosquitto_pub:mosquitto-clients:the tests with a foreign MQTT client'
     'sshd:openssh-server:the tests with a real ssh'
     'curl:curl:the tests with a real curl'
+    'chromium:chromium:the tests with pages in a real browser'
     'ip:iproute2:the tests in network namespaces'
     'nft:nftables:the tests in network namespaces'
     'nmap:nmap:the tests in network namespaces'

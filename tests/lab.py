@@ -52,7 +52,7 @@ def laboratory(folder: Path, broker: str) -> Iterator[Lab]:
         net = stack.enter_context(network(folder, broker))
         targets = {f.__name__: ("tcp", stack.enter_context(Target(f)).address) for f in (digest, early, rude)}
         targets["down"] = ("tcp", f"127.0.0.1:{free_port()}")
-        targets["page"] = ("handler", "zts_agent.page:page")
+        targets["page"] = ("http", "zts_agent.page:page")
         sshd = stack.enter_context(Sshd(folder / "sshd")) if find_sshd() else None
         if sshd:
             targets["ssh"] = ("tcp", f"127.0.0.1:{sshd.port}")

@@ -89,6 +89,7 @@ FRAME_RST = 0x14  # code1
 
 SERVICE_TCP = 1
 SERVICE_HANDLER = 2
+SERVICE_HTTP = 3
 
 # --- codes: in RST, GOAWAY, message 2 and the relay's code byte ----------------------------------------------------------
 OK = 0

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
     Serve = Callable[[LinkStream], Awaitable[None]]
 
+_KINDS = {"tcp": wire.SERVICE_TCP, "handler": wire.SERVICE_HANDLER, "http": wire.SERVICE_HTTP}
 RESERVED = "zts-"  # names that begin so are the agent's own
 DIAL_S = 5  # for a target, which is near
 LINGER_MS = 10_000  # for what the other side may still say after we said all
 
 
 class Services:
-    """The table made from the configuration's `services`: {NAME: {"kind": "tcp" or "handler", "target": ...}}."""
+    """The table made from the configuration's `services`: {NAME: {"kind": KIND, "target": TARGET}}.
+
+    tcp: host:port. handler: module:function. http: either, that speaks HTTP/1, so that clients keep browser pages of other sites from it.
+    """
 
     def __init__(self, config: "dict[str, Any]") -> None:
         """Raises FormatError, naming the entry. A handler's module is imported now, so that its faults show at the start."""
@@ -57,15 +61,16 @@ def _read_entry(name: str, entry: "dict[str, Any]") -> "tuple[int, Serve]":
     if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"]:
         raise FormatError("needs a kind and a target, and nothing else")
     target = entry["target"]
-    if not isinstance(entry["kind"], str) or not isinstance(target, str) or entry["kind"] not in ("tcp", "handler"):
-        raise FormatError("the kind is tcp or handler, the target a text")
-    if entry["kind"] == "tcp":
+    kind = _KINDS.get(entry["kind"]) if isinstance(entry["kind"], str) else None
+    if kind is None or not isinstance(target, str):
+        raise FormatError("the kind is tcp, handler or http, the target a text")
+    if kind == wire.SERVICE_TCP or (kind == wire.SERVICE_HTTP and target.rpartition(":")[2].isdigit()):
         host, port = identity.split_address(target)
         if port == 0:
             raise FormatError("port 0 is no target")
-        return wire.SERVICE_TCP, lambda stream: serve_tcp(stream, host, port)
+        return kind, lambda stream: serve_tcp(stream, host, port)
     handler = _find_handler(target)
-    return wire.SERVICE_HANDLER, lambda stream: serve_handler(stream, handler)
+    return kind, lambda stream: serve_handler(stream, handler)
 
 
 def _find_handler(target: str) -> "Callable[[LinkStream, LinkStream], Awaitable[None]]":
@@ -75,8 +80,10 @@ def _find_handler(target: str) -> "Callable[[LinkStream, LinkStream], Awaitable[
     try:
         __import__(module)
         handler = getattr(sys.modules[module], function)
-    except (ImportError, AttributeError, SyntaxError) as error:
+    except Exception as error:  # a module may raise what it likes
         raise FormatError(f"'{target}' cannot be imported: {error}")
+    if not callable(handler):
+        raise FormatError(f"'{target}' is no function")
     return handler  # type: ignore[no-any-return]
 
 
@@ -126,10 +133,10 @@ class _Splice:
         self._moved = 0  # when the target last said something
 
     async def run(self) -> None:
-        down = asyncio.create_task(self._guard(self._from_target()))
+        down = asyncio.create_task(self._guard(self._from_target))
         whole = False
         try:
-            whole = await self._guard(self._to_target(down)) and await down
+            whole = await self._guard(lambda: self._to_target(down)) and await down
         finally:
             down.cancel()
             try:
@@ -141,10 +148,10 @@ class _Splice:
             else:
                 board.break_off(self._writer)
 
-    async def _guard(self, work: "Awaitable[None]") -> bool:
+    async def _guard(self, work: "Callable[[], Awaitable[None]]") -> bool:
         """Whether it ended in order."""
         try:
-            await work
+            await work()
             return True
         except StreamReset:
             return False

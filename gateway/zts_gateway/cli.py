@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zts import __version__, identity, wire
-from zts_gateway import addressbook, broker, daemon, doctor, enrolling, listener, status, stdio
+from zts_gateway import addressbook, broker, daemon, doctor, door, enrolling, listener, status, stdio
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
 
-_KINDS = {wire.SERVICE_TCP: "tcp", wire.SERVICE_HANDLER: "handler"}
+_KINDS = {wire.SERVICE_TCP: "tcp", wire.SERVICE_HANDLER: "handler", wire.SERVICE_HTTP: "http"}
+_CONNECT = """\
+Without a service: the only one there.
+
+Who may use it: with --stdio, whoever started zts. With --unix, programs that run as you (and root). With -L, programs that run as you,
+but no pages in your browser: a service of kind "http" gets only requests whose Host is 127.0.0.1:PORT or localhost:PORT and that come
+from no other site, any other service nothing that begins as HTTP does."""
 _LINE_MAX = 4096  # characters of a code; a line is about 250
 
 
@@ -94,13 +100,14 @@ def _parser() -> argparse.ArgumentParser:
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
-    connect = add("connect", _connect, "connect to a service of a device", "Without a service: the only one there.")
+    connect = add("connect", _connect, "connect to a service of a device", _CONNECT)
     connect.add_argument("target", metavar="@NAME[:SERVICE]")
     how = connect.add_mutually_exclusive_group()
     how.add_argument("--stdio", action="store_true", help="on stdin and stdout, as ssh -o ProxyCommand wants it")
     how.add_argument(
         "-L", dest="port", nargs="?", type=_port, const=0, default=0, metavar="PORT", help="listen on 127.0.0.1 (default: a free port)"
     )
+    how.add_argument("--unix", type=Path, metavar="PATH", help="listen on a socket in the file system that only you may use")
     who = add("whoami", _whoami, "show this computer's identity")
     who.add_argument("--json", action="store_true", help="for programs")
     add("version", _version, "show the version")
@@ -302,7 +309,7 @@ def _connect(arguments: argparse.Namespace) -> None:
     if arguments.stdio:
         _run(_connect_stdio(book, card, wanted))
     else:
-        _run(_connect_door(book, card, wanted, arguments.port))
+        _run(_connect_door(book, card, wanted, arguments.port, arguments.unix))
 
 
 async def _connect_stdio(book: Book, card: Card, wanted: str | None) -> None:
@@ -314,20 +321,20 @@ async def _connect_stdio(book: Book, card: Card, wanted: str | None) -> None:
         await meeting.close()
 
 
-async def _connect_door(book: Book, card: Card, wanted: str | None, port: int) -> None:
+async def _connect_door(book: Book, card: Card, wanted: str | None, port: int, path: Path | None) -> None:
     sessions = listener.Sessions(book, card.name)
-    door = listener.Door(sessions, card.name)
+    opened = door.Door(sessions, card.name)
     try:
-        await door.open(port)
+        await (opened.open_unix(path) if path else opened.open(port))
         with Progress() as progress:
             meeting = await sessions.first(progress.step)
         service = listener.choose(meeting, wanted)
-        await door.serve(service)
-        _print(f"127.0.0.1:{door.port}")
-        say(f"connections to 127.0.0.1:{door.port} reach @{card.name}:{service}; Ctrl-C ends it")
+        await opened.serve(service)
+        _print(opened.address)
+        say(f"connections to {opened.address} reach @{card.name}:{service}; Ctrl-C ends it")
         await asyncio.Event().wait()
     finally:
-        await door.close()
+        await opened.close()
         await sessions.close()
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from zts import __version__
 from zts_gateway import daemon, enrolling, listener
 from zts_gateway.addressbook import Book
+from zts_gateway.door import Door
 from zts_gateway.ui import Exit, Failure, Progress, say
 
 HEAP = "256K"  # on a 64-bit machine about what 128 KB is on a chip
@@ -57,7 +58,7 @@ class _Demo:
         self._started = asyncio.Event()  # another process
         self._book = Book(folder / "home")
         self._sessions = listener.Sessions(self._book, _DEVICE)
-        self._door = listener.Door(self._sessions, _DEVICE)
+        self._door = Door(self._sessions, _DEVICE)
 
     async def show(self, once: bool) -> None:
         with Progress() as progress:
@@ -164,7 +165,7 @@ class _Demo:
 
         async def boot() -> None:
             daemon.adopt(device, await line)
-            services = {_SERVICE: {"kind": "handler", "target": "zts_agent.page:page"}}
+            services = {_SERVICE: {"kind": "http", "target": "zts_agent.page:page"}}
             (device / "config.json").write_text(json.dumps({"identity": {"state": str(device)}, "services": services}))
             options = ("-X", f"heapsize={HEAP}")
             program = f"from zts_agent import main; main.main({str(device)!r})"

@@ -1,4 +1,4 @@
-"""`zts connect -L`: a door on 127.0.0.1 that outlives sessions, and the sessions behind it."""
+"""The sessions behind a door, one after the other, and the streams of a session."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,13 +7,12 @@ from zts import identity, wire
 from zts.errors import LocalError, StreamReset
 from zts.link import LinkStream
 from zts_agent import board
-from zts_gateway import client, forward
+from zts_gateway import client
 from zts_gateway.addressbook import Book, Card, Identity, timestamp
 from zts_gateway.client import PATIENCE_MS, Meeting
-from zts_gateway.ui import Exit, Failure, failure_of, say
+from zts_gateway.ui import Exit, Failure
 
 _AGAIN_S = 0.5  # between tries to reach a relay that is away
-_ACCEPTING = 4  # turns of the loop that asyncio takes from accepting a connection to telling of it, and one to spare
 _TEMPORARY = (Exit.UNREACHABLE, Exit.OFFLINE, Exit.LOST)
 
 
@@ -117,81 +116,3 @@ async def open_stream(meeting: Meeting, service: str) -> LinkStream:
         stream.reset(wire.TARGET_RESET)
         raise
     return stream
-
-
-class Door:
-    """Listens on 127.0.0.1 and opens a stream for each connection."""
-
-    def __init__(self, sessions: Sessions, name: str) -> None:
-        self._sessions = sessions
-        self._name = name
-        self._service = ""
-        self._server: asyncio.Server | None = None
-        self._visits: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-
-    async def open(self, port: int) -> None:
-        """Takes the port, and no connection yet. Port 0 picks a free one. Raises Failure."""
-        try:
-            self._server = await asyncio.start_server(self._welcome, "127.0.0.1", port, limit=forward.READ_BYTES, start_serving=False)
-        except OSError as error:
-            raise Failure(
-                Exit.USAGE, f"cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another port, or none for a free one"
-            ) from None
-
-    @property
-    def port(self) -> int:
-        assert self._server
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
-
-    async def serve(self, service: str) -> None:
-        assert self._server
-        self._service = service
-        await self._server.start_serving()
-
-    async def close(self) -> None:
-        if self._server:
-            # Python 3.11 leaks a connection that it has accepted but not told of when the server closes: accept no more, tell, close.
-            for sock in self._server.sockets:
-                asyncio.get_running_loop().remove_reader(sock.fileno())
-            for _ in range(_ACCEPTING):
-                await asyncio.sleep(0)
-            self._server.close()
-        visits = dict(self._visits)
-        for visit, writer in visits.items():
-            visit.cancel()
-            board.break_off(writer)
-        if visits:
-            await asyncio.wait(visits)
-
-    def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        visit = asyncio.create_task(self._visit(reader, writer))
-        self._visits[visit] = writer
-        visit.add_done_callback(self._visits.pop)
-
-    async def _visit(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await self._forward(reader, writer)
-            writer.close()
-            await writer.wait_closed()
-        except OSError:
-            board.break_off(writer)
-        except StreamReset as reset:
-            board.break_off(writer)
-            say(f"{self._service}: {failure_of(reset.code, f'@{self._name}')}")
-        except Failure as failure:
-            board.break_off(writer)
-            say(f"{self._service}: {failure}")
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        deadline = board.clock() + PATIENCE_MS
-        while True:
-            meeting = await self._sessions.get()
-            try:
-                stream = await open_stream(meeting, self._service)
-                break
-            except StreamReset as reset:
-                # The session died before anything was passed on: the next one may do.
-                if reset.code != wire.TRUNCATED or board.clock() >= deadline:
-                    raise
-        await forward.carry(stream, reader, forward.TcpSink(writer))

@@ -15,7 +15,7 @@ from lab import Lab
 from whole_network import WAIT_S, Running, environment, failed, until
 from zts import identity
 
-PAGE = {"page": ("handler", "zts_agent.page:page")}
+PAGE = {"page": ("http", "zts_agent.page:page")}
 PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 GET = b"GET /reading.json HTTP/1.1\r\n\r\n"
 
@@ -34,6 +34,10 @@ def _dial(door: Running) -> socket.socket:
     sock = socket.create_connection(identity.split_address(door.line()))
     sock.settimeout(WAIT_S)
     return sock
+
+
+def _get(door: Running) -> bytes:
+    return f"GET /reading.json HTTP/1.1\r\nHost: {door.line()}\r\n\r\n".encode()
 
 
 def _ask(door: Running, data: bytes) -> bytes:
@@ -174,14 +178,14 @@ def test_two_processes_at_once(lab: Lab, digest_door: Running) -> None:
 def test_door_outlives_an_offline_device(lab: Lab) -> None:
     net = lab.net
     with net.linux_device("nomad", PAGE) as nomad, net.run("nomad-door", "connect", "@nomad", "-L") as door:
-        assert b"200 OK" in _ask(door, GET)
+        assert b"200 OK" in _ask(door, _get(door))
         nomad.kill()
         until(lambda: not net.listed("nomad")["online"], "the broker says the will")
         with _dial(door) as sock:  # made meanwhile
-            sock.sendall(GET)
+            sock.sendall(_get(door))
             nomad.start()
             assert b"200 OK" in sock.recv(1 << 16)
-        assert b"200 OK" in _ask(door, GET)
+        assert b"200 OK" in _ask(door, _get(door))
         assert door.process.poll() is None
 
 

@@ -38,7 +38,7 @@ def test_files_are_for_their_owner_only(lab: Lab) -> None:
 def test_ls(lab: Lab) -> None:
     done = lab.net.zts("ls", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
-    for name, services in (("sensor", [{"name": "http", "kind": "handler"}]), ("pi", None)):
+    for name, services in (("sensor", [{"name": "http", "kind": "http"}]), ("pi", None)):
         row = rows[name]
         assert set(row) == {"name", "fp", "online", "last_seen", "verified", "services"}
         assert row["online"] is True and row["verified"] is True
@@ -63,7 +63,7 @@ def test_an_interrupted_enrolment_goes_on(lab: Lab) -> None:
     assert "zts enroll @patient" in failed(net.zts("connect", "@patient"), 2)
 
     config = net.folder / "patient.toml"
-    config.write_text('[identity]\nstate = "patient-state"\n[services.page]\nkind = "handler"\ntarget = "zts_agent.page:page"\n')
+    config.write_text('[identity]\nstate = "patient-state"\n[services.page]\nkind = "http"\ntarget = "zts_agent.page:page"\n')
     options = ("agent", "--config", str(config), "--join", "--code-file", "-")
     with Running(net.folder / "no-home", net.folder / "patient-agent", *options, stdin=line) as agent:
         agent.said('"enrolled"')  # while nobody waits for it

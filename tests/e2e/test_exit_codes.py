@@ -122,13 +122,13 @@ def test_relay_gone_after_joining(tmp_path: Path) -> None:
 
 def test_device_offline(lab: Lab) -> None:
     net = lab.net
-    with net.linux_device("away", {"page": ("handler", "zts_agent.page:page")}) as away:
+    with net.linux_device("away", {"page": ("http", "zts_agent.page:page")}) as away:
         away.kill()
         until(lambda: not net.listed("away")["online"], "the broker says the will")
         for how in ("--stdio", "-L"):
             assert "@away" in failed(net.zts("connect", "@away", how), 4)
         row = net.listed("away")
-        assert row["verified"] and row["last_seen"] and row["services"] == [{"name": "page", "kind": "handler"}]
+        assert row["verified"] and row["last_seen"] and row["services"] == [{"name": "page", "kind": "http"}]
 
 
 def test_device_that_does_not_answer(lab: Lab) -> None:
@@ -136,7 +136,7 @@ def test_device_that_does_not_answer(lab: Lab) -> None:
     net = lab.net
     if net.broker != "embedded":
         pytest.skip("takes 15 s, and was tested with the embedded broker")
-    with net.linux_device("hung", {"page": ("handler", "zts_agent.page:page")}) as hung:
+    with net.linux_device("hung", {"page": ("http", "zts_agent.page:page")}) as hung:
         hung.running.process.send_signal(signal.SIGSTOP)
         try:
             assert "does not answer" in failed(net.zts("connect", "@hung", "--stdio"), 4)

@@ -100,6 +100,31 @@ async def hasty(reader, writer):
     writer.write(b"no")
 
 
+def test_single_bytes_that_nobody_takes_are_put_together():
+    async def go():
+        gate = asyncio.Event()
+
+        async def late(reader, writer):
+            await gate.wait()
+            writer.write(str(len(await read_all(reader))).encode())
+
+        lab = Lab(late)
+        async with lab as client:
+            stream = client.open("late")
+            await stream.opened()
+            for _ in range(1000):
+                await stream.send(b"x")
+            stream.finish()
+            kept = lab.device._streams[stream.id]
+            while not kept._eof:
+                await asyncio.sleep(0)
+            assert len(kept._chunks) <= 4
+            gate.set()
+            assert await read_all(stream) == b"1000"
+
+    run(go())
+
+
 def test_an_answer_before_the_end_of_the_question_arrives():
     async def go():
         async with Lab(hasty) as client:
@@ -177,6 +202,8 @@ def test_a_table_of_services():
     )
     assert table.names == [(wire.SERVICE_TCP, "ssh"), (wire.SERVICE_HANDLER, "web")]
     assert table.find("web") and table.find("ssh") and not table.find("SSH") and not table.find("")
+    table = services.Services({"near": {"kind": "http", "target": "zts_agent.page:page"}, "far": {"kind": "http", "target": "[::1]:80"}})
+    assert table.names == [(wire.SERVICE_HTTP, "far"), (wire.SERVICE_HTTP, "near")]
     assert services.Services({}).names == []
 
 
@@ -197,6 +224,12 @@ def test_a_table_that_is_wrong_names_the_entry():
         ("web", {"kind": "handler", "target": "zts_agent.page:"}),
         ("web", {"kind": "handler", "target": "zts_agent.page:nothing"}),
         ("web", {"kind": "handler", "target": "no_such_module:page"}),
+        ("web", {"kind": "http", "target": "zts_agent.page"}),
+        ("web", {"kind": "http", "target": "h:0"}),
+        ("web", {"kind": "http", "target": ":80"}),
+        ("web", {"kind": "http", "target": "h:99999"}),
+        ("web", {"kind": "http", "target": "zts_agent.page:8080x"}),
+        ("web", {"kind": "HTTP", "target": "h:1"}),
         ("web", {"kind": ["tcp"], "target": "h:1"}),
         ("web", "tcp"),
         ("web", None),
