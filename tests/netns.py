@@ -232,17 +232,18 @@ def inodes_of(pid: int) -> set[int]:
     return found
 
 
-def scan(address: str) -> set[int]:
-    """The TCP ports of a neighbour that nmap finds open, of all there are. Called inside a machine."""
+def scan(*addresses: str) -> dict[str, set[int]]:
+    """The TCP ports of each neighbour that nmap finds open, of all there are. Called inside a machine."""
     # By connect(2): the kernel loses no answer, as nmap's own capture does on a busy machine. A forced rate made it miss open ports.
     options = ("-n", "-Pn", "-sT", "-p-", "-T4", "-oG", "-")
-    found = set()
-    for line in _run("nmap", *options, address).splitlines():
-        _, is_there, ports = line.partition("Ports: ")
-        for port in filter(None, ports.partition("\t")[0].split(", ")) if is_there else ():
-            number, state, *_ = port.split("/")
-            if state == "open":
-                found.add(int(number))
+    found: dict[str, set[int]] = {}
+    for line in _run("nmap", *options, *addresses).splitlines():
+        if line.startswith("Host: "):
+            ports = found.setdefault(line.split()[1], set())
+            for port in filter(None, line.partition("Ports: ")[2].partition("\t")[0].split(", ")):
+                number, state, *_ = port.split("/")
+                if state == "open":
+                    ports.add(int(number))
     return found
 
 

@@ -1,5 +1,6 @@
 """Nobody listens where data is: from machines that let nobody in, with all their sockets watched, and a neighbour with nmap."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -25,7 +26,8 @@ def test_both_ends_work_where_every_inbound_connection_is_refused_and_listen_now
     expected = hashlib.sha256(data).hexdigest().encode() + data
     ours = {f"tcp {host}:{port}" for host, port in network.target.values()}  # targets, which are no part of ZTS
     with network.door("listen-page", "@sensor:http") as (page, at_page), network.door("listen-digest", "@pi") as (digest, at_digest):
-        assert b"<html" in network.ask(at_page, b"GET / HTTP/1.1\r\nHost: device\r\n\r\n").lower()
+        request = f"GET / HTTP/1.1\r\nHost: {at_page[0]}:{at_page[1]}\r\n\r\n".encode()
+        assert b"<html" in network.ask(at_page, request).lower()
         assert network.ask(at_digest, data) == expected
         with network.lan["laptop"].inside():
             done = network.net.zts("connect", "@pi", "--stdio", stdin="on stdio\n")
@@ -52,24 +54,29 @@ def test_both_ends_work_where_every_inbound_connection_is_refused_and_listen_now
         assert outwards == {("tcp", *relay.leg), ("tcp", *relay.mqtt)}
 
 
-@pytest.mark.parametrize("name", CLOSED)
-def test_a_neighbour_finds_no_open_port(network: Separated, name: str) -> None:
-    """With the firewall out of the way, so that it is not what hides them; a control port shows that nmap would find one."""
-    machine, neighbour = network.lan[name], network.lan["neighbour"]
-    with machine.inside():
-        control = socket.create_server(("0.0.0.0", 0))
-    with control, network.door(f"scan-{name}", "@pi") as (_, door):
-        port = control.getsockname()[1]
-        refused = machine.refused()
-        with neighbour.inside(), socket.socket() as knock:
-            knock.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                knock.connect((machine.address, port))
-        assert machine.refused() > refused
-        machine.firewall(False)
+def test_a_neighbour_finds_no_open_port(network: Separated) -> None:
+    """With the firewalls out of the way, so that it is not they that hide them; control ports show that nmap would find one."""
+    machines, neighbour = [network.lan[name] for name in CLOSED], network.lan["neighbour"]
+    with contextlib.ExitStack() as stack:
+        _, door = stack.enter_context(network.door("scan", "@pi"))
+        controls = {}
+        for machine in machines:
+            with machine.inside():
+                control = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
+            controls[machine.address] = {control.getsockname()[1]}
+        refused = [machine.refused() for machine in machines]
+        for address, (port,) in controls.items():
+            with neighbour.inside(), socket.socket() as knock:
+                knock.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    knock.connect((address, port))
+        assert all(machine.refused() > before for machine, before in zip(machines, refused, strict=True))
+        for machine in machines:
+            machine.firewall(False)
         try:
             with neighbour.inside():
-                assert scan(machine.address) == {port}
+                assert scan(*controls) == controls
         finally:
-            machine.firewall(True)
+            for machine in machines:
+                machine.firewall(True)
         assert network.ask(door, b"still there\n").endswith(b"still there\n")
