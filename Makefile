@@ -29,9 +29,11 @@ test: $(STAMP)
 
 # What it finds stays in .fuzz/: inputs of new ways through the code, and such as break a target's promise.
 SECONDS := 60
+LONG := tests/e2e/test_board_mutations.py tests/host/test_session_model.py tests/host/test_broker.py::test_a_hundred_thousand_fuzzed_packets
 TARGETS := $(filter-out feed hostile run,$(patsubst tests/fuzz/%.py,%,$(wildcard tests/fuzz/*.py)))
 fuzz: $(STAMP)
 	@set -e; for target in $(TARGETS); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py $$target $(SECONDS) .fuzz; done
+	ZTS_MUTATIONS=1000000 ZTS_RUNS=2500 PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest -rP $(LONG)
 
 # Runs one step and says how many seconds it took.
 define step
