@@ -125,9 +125,9 @@ class Registry:
         version = self._data_version()
         if version == self._version:
             return []
-        self._version = version
         before = self._parties
         self._load()
+        self._version = version  # now: a change that could not be read is looked for again
         return [p for p in self._parties.values() if p.revoked and not (p.account in before and before[p.account].revoked)]
 
     # --- parties -----------------------------------------------------------------------------------------------------
@@ -258,9 +258,10 @@ class Registry:
         self._db.execute("COMMIT")
 
     def _load(self) -> None:
+        parties = [Party(*row) for row in self._db.execute("SELECT * FROM parties ORDER BY rowid")]
         self._parties, self._by_fp = {}, {}
-        for row in self._db.execute("SELECT * FROM parties ORDER BY rowid"):
-            self._remember(Party(*row))
+        for party in parties:
+            self._remember(party)
 
     def _remember(self, party: Party) -> None:
         self._parties[party.account] = party

@@ -249,6 +249,24 @@ def test_what_another_process_does_is_seen(tmp_path: Path, registry: Registry, c
     other.close()
 
 
+def test_a_revocation_that_cannot_be_read_is_seen_later_and_locks_nobody_out(tmp_path: Path, registry: Registry, clock: _Clock) -> None:
+    alice, bob = (registry.enrol(_code(registry), _public(), "").party for _ in range(2))
+    assert alice and bob
+    other = Registry(tmp_path / "state", clock)
+    other.revoke(alice.account)
+    registry._db.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+    with pytest.raises(sqlite3.Error):
+        registry.refresh()
+    registry._db.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_READ else sqlite3.SQLITE_OK)
+    with pytest.raises(sqlite3.Error):
+        registry.refresh()
+    assert registry.is_active(bob.account)
+    registry._db.set_authorizer(None)
+    assert [gone.account for gone in registry.refresh()] == [alice.account]
+    assert registry.is_active(bob.account) and not registry.is_active(alice.account)
+    other.close()
+
+
 def test_logging_in(registry: Registry, clock: _Clock) -> None:
     alice, eve = (registry.enrol(_code(registry), _public(), "").party for _ in range(2))
     assert alice and eve
