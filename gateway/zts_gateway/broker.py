@@ -72,6 +72,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         logger=logger,
     )
+    _hear_end(client)
     try:
         await client.__aenter__()
     except aiomqtt.MqttCodeError as error:
@@ -81,6 +82,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
         raise Failure(Exit.UNREACHABLE, f"the broker at {where} refuses to serve ({error}); try again later, or ask its operator") from None
     except aiomqtt.MqttError as error:
         raise unreachable(where, str(error)) from None
+    _hear_end(client)  # the client may have a new one
     try:
         yield client
     except aiomqtt.MqttError as error:
@@ -90,6 +92,11 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
     finally:
         with suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
+
+
+def _hear_end(client: aiomqtt.Client) -> None:
+    """What ends a connection comes as an exception; it also lies in a future, which asyncio would print if nobody asked it."""
+    client._disconnected.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 
 
 def unreachable(where: str, why: str) -> Failure:
