@@ -5,6 +5,8 @@ exit code.
 """
 
 import asyncio
+import collections
+import gc
 import os
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -15,12 +17,13 @@ import pytest
 
 from agent_lab import ask, until
 from attack_stage import Actor, CountedX25519, Stage, stage
-from hostile import Mischief, Said, honest
-from zts import control, crypto, wire
+from hostile import EvilBroker, Mischief, Said, honest
+from zts import control, crypto, identity, wire
 from zts.errors import StreamReset
 from zts_agent import board
 from zts_agent.agent import AgentError
 from zts_gateway import broker, client
+from zts_gateway.addressbook import Identity
 from zts_gateway.ui import Exit, Failure
 from zts_relay import mqtt_codec as codec
 
@@ -339,3 +342,70 @@ def test_a_flood_of_hellos(tmp_path: Path) -> None:
 
 def test_a_flood_of_messages(tmp_path: Path) -> None:
     _run(tmp_path, floods_the_asker)
+
+
+# --- a broker that speaks no MQTT ------------------------------------------------------------------------------------------------
+
+_NAME = b"\x00\x05zts/1"
+MALFORMED = {
+    "type 0": b"\x00\x00",
+    "no topic": b"\x30\x00",
+    "half a length": b"\x30\x01\x00",
+    "topic beyond the packet": b"\x30\x04\xff\xffab",
+    "not UTF-8": b"\x30\x04\x00\x02\xff\xfe",
+    "an endless length": b"\x30\xff\xff\xff\xff\xff\xff",
+    "a length of a quarter of a GiB": b"\x30\xff\xff\xff\x7f" + _NAME,
+    "QoS 3": b"\x36\x09" + _NAME + b"\x00\x01",
+    "QoS 2 without an id": b"\x34\x07" + _NAME,
+    "SUBACK of nothing": b"\x90\x00",
+    "SUBACK of another": b"\x90\x03\xff\xff\x00",
+    "UNSUBACK cut": b"\xb0\x01\x00",
+    "CONNACK again": b"\x20\x02\x00\x00",
+    "CONNACK cut": b"\x20\x00",
+    "PUBREL": b"\x62\x02\x00\x01",
+    "a client's CONNECT": b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00",
+    "random": bytes(range(256)),
+}
+
+
+def _breaches() -> list[dict[int, bytes | None]]:
+    """Junk in the place of each answer and behind it, and no answer."""
+    plans: list[dict[int, bytes | None]] = [{answer: junk} for junk in MALFORMED.values() for answer in (0x20, 0x90, 0xB0)]
+    plans += [{0x90: codec.suback(1, [0] * count) + junk} for junk in MALFORMED.values() for count in (1, 2)]
+    plans += [{answer: said} for answer in (0x20, 0x90, 0xB0) for said in (None, b"")]
+    plans += [{0x20: codec.connack(code)} for code in (1, 3, 6, 255)]
+    plans.append({0x90: codec.suback(1, [0x80, 0x80])})
+    return plans
+
+
+def test_a_broker_that_breaks_mqtt_is_told_as_unreachable_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker, "BROKER_S", 1.0)
+    pair = (b"a" * 32, crypto.x25519_public(b"a" * 32))
+    device = crypto.x25519_public(b"d" * 32)
+    left: list[dict[str, Any]] = []
+    codes: collections.Counter[int] = collections.Counter()
+
+    async def ask(plan: dict[int, bytes | None], question: Callable[[Identity, identity.Account], Coroutine[Any, Any, Any]]) -> None:
+        async with EvilBroker() as evil:
+            evil.answers = plan
+            account = identity.Account(bytes(32), "127.0.0.1", 1, bytes(8), bytes(32), "password", b"", evil.url)
+            try:
+                await asyncio.wait_for(question(Identity("alice", *pair), account), HUNG_S)
+                codes[Exit.OK] += 1
+            except Failure as failure:
+                codes[failure.code] += 1
+                assert failure.code in (Exit.UNREACHABLE, Exit.OFFLINE, Exit.DENIED), (plan, failure)
+
+    async def all_of_them() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: left.append(context))
+        questions = (
+            lambda me, account: broker.present(me, account, [identity.fingerprint_text(device)]),
+            lambda me, account: client.meet(me, account, "sensor", device, bytes(32), 300, lambda _: None),
+        )
+        await asyncio.gather(*(ask(plan, question) for plan in _breaches() for question in questions))
+        gc.collect()
+
+    asyncio.run(all_of_them())
+    gc.collect()
+    assert not left, left
+    print(f"{codes.total()} connections to brokers that break MQTT, exit codes { {int(code): codes[code] for code in sorted(codes)} }")
