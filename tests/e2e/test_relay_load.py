@@ -31,6 +31,7 @@ Ends = tuple[socket.socket, socket.socket]
 
 
 class Party(NamedTuple):
+    fp: str
     account: bytes
     key: bytes
 
@@ -55,7 +56,7 @@ def _parties(state: Path, count: int) -> list[Party]:
         assert secret
         party = registry.enrol(control.code_id(secret), client.key_pair()[1], "").party
         assert party
-        parties.append(Party(party.account, registry.leg_key(party.account)))
+        parties.append(Party(party.fp, party.account, registry.leg_key(party.account)))
     registry.close()
     return parties
 
@@ -150,7 +151,7 @@ def _ends_in_silence(socks: list[socket.socket]) -> None:
 
 def test_idle_pairs_and_crowds_that_wait_hurt_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = tmp_path / "state"
-    parties = _parties(state, 2 * -(-CROWD // PAIRS_OF_ONE) + 2 * -(-CROWD // PARKED_OF_ONE))
+    *parties, lost, left = _parties(state, 2 * -(-CROWD // PAIRS_OF_ONE) + 2 * -(-CROWD // PARKED_OF_ONE) + 2)
     figures = []
     with RelayProcess(state) as relay, contextlib.ExitStack() as stack:
         stack.callback(lambda: _close(everything))
@@ -183,6 +184,12 @@ def test_idle_pairs_and_crowds_that_wait_hurt_nobody(tmp_path: Path, capsys: pyt
         (fresh,) = _pairs(relay, parties[-2:], 1, 40_000)
         everything += fresh
         _echo(fresh)
+        (doomed,) = _pairs(relay, [lost, left], 1, 40_016)
+        everything += doomed
+        start = time.monotonic()
+        assert relay.run("revoke", lost.fp).returncode == 0
+        _ends_in_silence(list(doomed))
+        figures.append(f"there a revoked party's leg ends {time.monotonic() - start:.2f} s after the start of `zts-relay revoke`")
 
         _ends_in_silence(half + silent)
         for sock in parked:  # 15 s after they came, none early
