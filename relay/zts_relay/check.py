@@ -102,7 +102,10 @@ def _user(uid: int) -> str:
 
 
 def _query(folder: Path, query: str) -> list[tuple[object, ...]]:
-    with contextlib.closing(sqlite3.connect(f"file:{folder / 'registry.sqlite'}?mode=ro", uri=True, timeout=_WAIT_S)) as registry:
+    database = (folder / "registry.sqlite").absolute()
+    # Without a write-ahead log nobody has it open, and only as immutable SQLite makes none.
+    how = "mode=ro" if Path(f"{database}-wal").exists() else "immutable=1"
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?{how}", uri=True, timeout=_WAIT_S)) as registry:
         return registry.execute(query).fetchall()
 
 
