@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 HOST_READ = 1 << 18
 BOARD_READ = wire.RECORD_HEAD_BYTES + wire.BOARD_MAX_RECORD
 
+# Received pieces shorter than this are put together: each costs a heap some 40 bytes, and the window counts only what is in it.
+_PIECE = 256
+
 DIAL_S = 10  # a TCP connection and the relay's challenge
+_GOODBYE_S = 2  # for our GOAWAY, and then for closing: a leg that takes no bytes is not waited for longer
 _TICK_MS = 1000  # a leg that comes up brings its deadlines nearer; nobody wakes the sleeper then
 _ETIMEDOUT = 110
 
@@ -127,12 +131,16 @@ class LinkStream:
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._accepted = asyncio.Event()
+        self.on_reset: Callable[[], None] | None = None  # called when the other side resets the stream
         self.bytes_in = self.bytes_out = 0
 
     # Called by the link.
 
     def _received(self, data: bytes) -> None:
-        self._chunks.append(data)
+        if self._chunks and len(self._chunks[-1]) < _PIECE:
+            self._chunks[-1] += data
+        else:
+            self._chunks.append(data)
         self._readable.set()
 
     def _credited(self) -> None:
@@ -292,10 +300,10 @@ class Link:
         """Until the leg ends. Raises what ended it: OSError or EOFError (the leg was lost), ZtsError (it was tampered with, or broke the
         protocol); nothing after GOAWAY, whose code is then `reason`. Streams still open are reset first.
         """
-        works = (self._receive(reader), self._transmit(writer), self._keep_time())
         self.session.joined(self._clock())
         self.flush()
-        tasks = [asyncio.create_task(self._guard(work)) for work in works]
+        works = ((self._receive, reader), (self._transmit, writer), (self._keep_time,))
+        tasks = [asyncio.create_task(self._guard(*work)) for work in works]
         try:
             await self._over.wait()
         finally:
@@ -307,13 +315,16 @@ class Link:
                 except asyncio.CancelledError:
                     pass
             self._end(None)
-            await close_quietly(writer)
+            try:
+                await _within(_GOODBYE_S, close_quietly(writer))
+            except OSError:
+                pass  # what is unsent goes with the connection
         if self._failure is not None:
             raise self._failure
 
-    async def _guard(self, work: "Any") -> None:
+    async def _guard(self, work: "Callable[..., Awaitable[None]]", *what: "Any") -> None:
         try:
-            await work
+            await work(*what)
             self._end(None)
         except Exception as failure:
             self._end(failure)
@@ -370,11 +381,12 @@ class Link:
         await writer.drain()
 
     async def _keep_time(self) -> None:
-        while True:
+        while not self.session.is_over():
             wait = self.session.next_timeout() - self._clock()
             await asyncio.sleep(min(max(1, wait), _TICK_MS) / 1000)
             self.session.handle_timeout(self._clock())
             self.flush()
+        await asyncio.sleep(_GOODBYE_S)
 
     def _handle(self, event: "Any") -> None:
         if isinstance(event, Confirmed):
@@ -404,3 +416,5 @@ class Link:
             stream._finished()
         elif isinstance(event, Reset):
             stream._reset(event.code)
+            if stream.on_reset is not None:
+                stream.on_reset()

@@ -30,6 +30,8 @@ class Legs:
         self.tamper: Callable[[bytes], bytes] = lambda data: data
         self.tasks: list[asyncio.Task[None]] = []
         self.failures: list[Exception] = []
+        self.flowing = asyncio.Event()
+        self.flowing.set()
         self._serve = serve
         self.client = Link(session.Session(wire.ROLE_CLIENT, KEY, HOST, device, 64, times), clock, HOST_READ)
         self.device = Link(
@@ -57,6 +59,7 @@ class Legs:
             while data := await reader.read(HOST_READ):
                 writer.write(self.tamper(data) if outbound else data)
                 await writer.drain()
+                await self.flowing.wait()
         writer.close()
 
     async def __aenter__(self) -> "Legs":
@@ -77,6 +80,7 @@ class Legs:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.flowing.set()
         self.client.close()
         self.device.close()
         await asyncio.wait_for(asyncio.gather(*self.tasks), 20)
@@ -266,6 +270,28 @@ def test_goaway_ends_both_with_its_reason() -> None:
             await legs.client.wait_over()
             assert legs.client.reason == wire.DRAIN
         assert not legs.failures
+
+    run(test)
+
+
+def test_a_leg_that_takes_no_bytes_is_not_waited_for() -> None:
+    async def test() -> None:
+        async with Legs(echo) as legs:
+            await legs.client.ready()
+            streams = [legs.client.open("x") for _ in range(32)]
+            for stream in streams:
+                await stream.opened()
+            legs.flowing.clear()
+            sending = [asyncio.ensure_future(stream.send(bytes(wire.HOST_WINDOW + 1))) for stream in streams]
+            moved, before = 0, -1
+            while moved != before:
+                await asyncio.sleep(0.2)
+                moved, before = sum(stream.bytes_out for stream in streams), moved
+            legs.client.close()
+            # Long before the silence of the other side would end it.
+            await asyncio.wait_for(legs.client.wait_over(), TIMES.dead / 2000)
+            for sent in await asyncio.gather(*sending, return_exceptions=True):
+                assert isinstance(sent, StreamReset | LocalError)
 
     run(test)
 

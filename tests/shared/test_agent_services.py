@@ -22,6 +22,7 @@ class Lab:
         self.tasks = []
 
     async def __aenter__(self):
+        board.tidy_memory()  # as an agent does at its start
         up, down = Pipe(), Pipe()
         self.client = Link(session.Session(wire.ROLE_CLIENT, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ)
         self.device = Link(session.Session(wire.ROLE_DEVICE, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ, [], self._open)
@@ -224,6 +225,7 @@ def test_a_table_that_is_wrong_names_the_entry():
         ("web", {"kind": "handler", "target": "zts_agent.page:"}),
         ("web", {"kind": "handler", "target": "zts_agent.page:nothing"}),
         ("web", {"kind": "handler", "target": "no_such_module:page"}),
+        ("web", {"kind": "handler", "target": "zts_agent.page:REQUEST_S"}),
         ("web", {"kind": "http", "target": "zts_agent.page"}),
         ("web", {"kind": "http", "target": "h:0"}),
         ("web", {"kind": "http", "target": ":80"}),
