@@ -161,8 +161,16 @@ class _Answered:
         serve = self._sessions.find_service(self._party, stream.service)
         if serve is None:
             stream.reset(wire.DENIED)
-        else:
-            self._tasks.append(asyncio.create_task(self._serve(serve, stream)))
+            return
+        task = asyncio.create_task(self._serve(serve, stream))
+        self._tasks.append(task)
+        # The stream's place is free at once. What served it must not live on: it may wait long for its target alone.
+        stream.on_reset = lambda: self._give_up(task)
+
+    def _give_up(self, task: "asyncio.Task[None]") -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
+            task.cancel()
 
     async def _serve(self, serve: "Serve", stream: link.LinkStream) -> None:
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_lab import WAIT_S, Device, HostAgent, Owner, reset_code, target
+from agent_lab import WAIT_S, Device, HostAgent, Owner, reset_code, target, until
 from device_process import DeviceProcess
 from relay_process import RelayProcess
 from zts import link, wire
@@ -147,6 +147,35 @@ def test_stalled_streams_hold_up_no_other_on_a_host(relay: RelayProcess, tmp_pat
             services = {"echo": {"kind": "tcp", "target": echo}, "deaf": {"kind": "tcp", "target": mute}}
             async with HostAgent(tmp_path / "pi", device, services), owner.session(device) as session:
                 await _stalled_and_swift(session, HOST_BYTES)
+
+    asyncio.run(go())
+
+
+def test_what_serves_a_stream_ends_when_the_client_gives_it_up(relay: RelayProcess, tmp_path: Path) -> None:
+    owner, device = _owner_and_device(relay, "pi")
+
+    async def go() -> None:
+        finished = asyncio.Event()
+
+        async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            finished.set()
+            await asyncio.sleep(3600)
+
+        async with target(mute) as address:
+            services = {"mute": {"kind": "tcp", "target": address}}
+            async with HostAgent(tmp_path / "pi", device, services) as agent, owner.session(device) as session:
+                # In the middle; when the device waits for its target alone; and before it has begun to serve.
+                for when in ("open", "finished", "at once"):
+                    stream = session.open("mute")
+                    if when != "at once":
+                        await stream.opened()
+                    if when == "finished":
+                        stream.finish()
+                        await asyncio.wait_for(finished.wait(), WAIT_S)
+                    stream.reset(wire.OK)
+                (running,) = agent.agent.sessions._running
+                await until(lambda: not session.session.streams() and not running._tasks)
 
     asyncio.run(go())
 
