@@ -194,12 +194,17 @@ class Book:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._make(self.folder)
-        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise Failure(
+                Exit.USAGE, f"cannot write in {self.folder} ({error.strerror}); set ZTS_HOME to a folder you may write to"
+            ) from None
 
     def _make(self, folder: Path) -> None:
         try:

@@ -131,7 +131,9 @@ async def _get_enrolled(
             if answer[wire.TLV_CODE][0] not in (wire.BUSY, wire.DENIED):
                 raise failure_of(answer[wire.TLV_CODE][0], f"@{me.name}")
             if answer[wire.TLV_CODE][0] == wire.DENIED or card.pending.until < time.time():
-                book.remove_card(name)
+                kept = book.find_card(name)
+                if kept and kept.pending == card.pending:  # else another process has begun a new enrolment of that name, or ended it
+                    book.remove_card(name)
                 raise Failure(Exit.AUTHENTICATION, f"the line for @{name} has expired unused; run `zts enroll @{name}` for a new one")
         await asyncio.sleep(_ASK_S)
     kept = book.find_card(name)

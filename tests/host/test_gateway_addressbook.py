@@ -99,3 +99,7 @@ def test_a_card_removed_meanwhile_does_not_come_back(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "ZTS_HOME" in _sentence(Exit.USAGE, lambda: Book(tmp_path / "file" / "home").save_identity(ME))
+    (tmp_path / ".lock").mkdir()
+    book = Book(tmp_path)
+    assert "ZTS_HOME" in _sentence(Exit.USAGE, lambda: book.change_card("pi", verified=True))
+    assert "ZTS_HOME" in _sentence(Exit.USAGE, lambda: book.remove_card("pi"))
