@@ -66,7 +66,7 @@ _MEANINGS = {
     wire.REVOKED: (Exit.DENIED, "this identity was revoked; ask the relay's operator for a new join code"),
     wire.PROTO: (Exit.LOST, "the two ends do not understand each other; update zts on both"),
     wire.IDLE: (Exit.OFFLINE, "the device did not come to the relay in time; check its power and network, then try again"),
-    wire.DRAIN: (Exit.UNREACHABLE, "the relay is shutting down; try again in a minute"),
+    wire.DRAIN: (Exit.UNREACHABLE, "the relay, or the device's agent, is shutting down; try again in a minute"),
     wire.QUOTA: (Exit.REFUSED, "the relay's limit for this account is reached; close other connections, then try again"),
 }
 
