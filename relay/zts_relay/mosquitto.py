@@ -50,7 +50,7 @@ def config(directory: Path, host: str, port: int, certificate: tuple[Path, Path]
         "# After a party joined or was revoked, send mosquitto a SIGHUP: it reads the passwords again.",
         "# Only their owner can read the files. A mosquitto started by root becomes that owner here;",
         "# started by anybody else it stays who it is, and must be that owner.",
-        f"user {pwd.getpwuid(os.getuid()).pw_name}",
+        *_user_line(),
         f"listener {port} {host}",
     ]
     if certificate:
@@ -84,6 +84,14 @@ def write(directory: Path, logins: Iterable[tuple[str, bytes]], host: str, port:
 def write_passwords(directory: Path, logins: Iterable[tuple[str, bytes]]) -> None:
     """Write the passwords alone, as after an enrolment or a revocation."""
     write_private(directory / PASSWORDS, password_file(logins).encode())
+
+
+def _user_line() -> list[str]:
+    """None for a user without a name, as in some containers: mosquitto cannot be told to become it."""
+    try:
+        return [f"user {pwd.getpwuid(os.getuid()).pw_name}"]
+    except KeyError:
+        return []
 
 
 def _hash(password: bytes) -> str:

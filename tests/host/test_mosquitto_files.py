@@ -1,5 +1,6 @@
 """What the files for an external mosquitto hold, and that mosquitto obeys a change of them. Its behaviour: test_broker.py."""
 
+import os
 import signal
 import subprocess
 from contextlib import closing
@@ -27,6 +28,12 @@ def test_files_are_private_and_replaced_whole(tmp_path: Path) -> None:
     assert sorted(path.name for path in state.iterdir()) == ["mosquitto.acl", "mosquitto.conf", "mosquitto.passwd"]
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in state.iterdir())
     assert config.read_text().count("listener 1883 127.0.0.1\n") == 1
+
+
+def test_a_user_without_a_name_gets_a_configuration_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mosquitto.config(tmp_path, "127.0.0.1", 1883, None).count("\nuser ") == 1
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 3)
+    assert mosquitto.config(tmp_path, "127.0.0.1", 1883, None).count("\nuser ") == 0
 
 
 @pytest.mark.parametrize("name", ["", "a" * 23, "a" * 23 + ":", "a" * 23 + "\n", "#" + "a" * 23, "+" * 24])
