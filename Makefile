@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 
-.PHONY: demo test check fuzz
+.PHONY: demo test check fuzz soak
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml
@@ -34,6 +34,10 @@ TARGETS := $(filter-out feed hostile run,$(patsubst tests/fuzz/%.py,%,$(wildcard
 fuzz: $(STAMP)
 	@set -e; for target in $(TARGETS); do echo "== $$target"; $(BIN)/python tests/fuzz/run.py $$target $(SECONDS) .fuzz; done
 	ZTS_MUTATIONS=1000000 ZTS_RUNS=2500 PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest -rP $(LONG)
+
+# Ten seconds of junk at devices that are at work.
+soak: $(STAMP)
+	ZTS_SOAK=1 $(BIN)/pytest tests/e2e/test_attack_flood.py
 
 # Runs one step and says how many seconds it took.
 define step
