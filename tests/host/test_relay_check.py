@@ -6,7 +6,6 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,12 +96,14 @@ def test_a_port_of_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(check, "_WAIT_S", 0.2)  # it never answers
     with socket.create_server(("127.0.0.1", 0)) as taken:
         taken_address = Address(*taken.getsockname())
-        for option in ("leg", "mqtt", "metrics"):
-            config = replace(Config(LOCAL, LOCAL, LOCAL, tmp_path / "state", public="localhost"), **{option: taken_address})
-            (finding,) = [finding for finding in check.run(config) if finding.state == FAILED]
-            assert finding.said == f"{taken_address} is in use by another program: stop that, or choose another with --" + (
-                "listen" if option == "leg" else option
-            )
+        for at, option in enumerate(("listen", "mqtt", "metrics")):
+            leg, mqtt, metrics = [taken_address if at == number else LOCAL for number in range(3)]
+            (finding,) = [
+                finding
+                for finding in check.run(Config(leg, mqtt, metrics, tmp_path / "state", public="localhost"))
+                if finding.state == FAILED
+            ]
+            assert finding.said == f"{taken_address} is in use by another program: stop that, or choose another with --{option}"
 
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:
