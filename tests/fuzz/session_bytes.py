@@ -34,6 +34,7 @@ SEEDS = [
     b"\0\0" + _RESUME + _said(3, frame.open_("http")) + _said(3, b"\x11" + b"x" * 250) + _said(3, b"\x11" + b"y" * 250),
     b"\0\0" + _RESUME + _said(1, frame.open_("http")) + _said(1, b"\x11x") + _said(1, frame.ack(9, 400)) + _said(1, frame.ack(0, 0)),
     b"\0\0" + _RESUME + _said(1, frame.open_("http")) + _said(1, b"\x11x") + _said(1, frame.fin(7)),
+    b"\0\0" + _RESUME + _said(1, frame.open_("b")) + _said(1, b"\x11x") + _said(1, frame.fin(1)) + _said(1, frame.rst(0)),
 ]
 
 
@@ -44,6 +45,8 @@ class _Application:
         self.end = end
         self.events: list[Any] = []
         self.received: dict[int, bytes] = {}
+        self.reset: set[int] = set()
+        self.ends: list[tuple[int, int]] = []  # streams that were finished, after how many bytes
         self.failed = ""
         self.sent = b""
 
@@ -55,7 +58,7 @@ class _Application:
             while (event := self.end.next_event(0)) is not None:
                 self.events.append(event)
                 self._answer(event)
-                assert self.end.streams() <= 2 * STREAMS
+            assert self.end.streams() <= 2 * STREAMS
         except (RemoteError, CryptoError) as error:
             self.failed = f"{type(error).__name__} {error}"
         self.sent += b"".join(self.end.data_to_send())
@@ -69,9 +72,11 @@ class _Application:
             case session.Opened(stream, service):
                 if service == "b":
                     self.end.reset(stream, wire.DENIED)
+                    self.reset.add(stream)
                 else:
                     self.end.accept(stream)
             case session.Received(stream, data):
+                assert stream not in self.reset, "bytes for a stream that we reset"
                 self.received[stream] = self.received.get(stream, b"") + bytes(data)
                 if stream % 4 != 3:  # one that nobody reads: its credit must hold
                     self.end.consume(stream, len(data))
@@ -81,6 +86,7 @@ class _Application:
             case session.Writable(stream):
                 self._send(stream, b"more")
             case session.Finished(stream):
+                self.ends.append((stream, len(self.received.get(stream, b""))))
                 if self.end.is_open(stream):
                     self._finish(stream)
 
@@ -93,10 +99,11 @@ class _Application:
             self.end.finish(stream)
 
 
-def _script(feed: Feed, records: record.RecordLayer) -> tuple[bytes, dict[int, bytes]]:
-    """The bytes that the script makes: sealed records and, between them, raw bytes; and the DATA of each stream in them."""
+def _script(feed: Feed, records: record.RecordLayer) -> tuple[bytes, dict[int, bytes], list[tuple[int, int]]]:
+    """The bytes that the script makes: sealed records and, between them, raw bytes; the DATA of each stream in them, and its FINs."""
     out = b""
     said: dict[int, bytes] = {}
+    fins = []
     while len(feed) and len(out) < 20_000:
         kind = feed.number()
         if kind & 1:
@@ -108,8 +115,10 @@ def _script(feed: Feed, records: record.RecordLayer) -> tuple[bytes, dict[int, b
             stream |= feed.number(3) << 8
         if plain[:1] == bytes((wire.FRAME_DATA,)):
             said[stream] = said.get(stream, b"") + plain[1:]
+        if plain[:1] == bytes((wire.FRAME_FIN,)):
+            fins.append((stream, int.from_bytes(plain[1:], "big")))
         out += records.seal(stream, plain)
-    return out, said
+    return out, said, fins
 
 
 def one(data: bytes) -> None:
@@ -121,7 +130,7 @@ def one(data: bytes) -> None:
     mine = b"".join(end.data_to_send())
     theirs = leg.encode_header(leg.other_role(ours), 1, b"n" * 16)
     pair = (mine, theirs) if ours == wire.ROLE_CLIENT else (theirs, mine)
-    script, said = _script(feed, record.RecordLayer(record.leg_key(KEY, *pair), leg.other_role(ours), ours, OFFER.max_record))
+    script, said, fins = _script(feed, record.RecordLayer(record.leg_key(KEY, *pair), leg.other_role(ours), ours, OFFER.max_record))
     whole, cut = _Application(copy.deepcopy(end)), _Application(end)
     whole.take(theirs + script)
     for piece in pieces(theirs + script, sizes):
@@ -129,5 +138,6 @@ def one(data: bytes) -> None:
     assert whole.events == cut.events and whole.failed == cut.failed and whole.sent == cut.sent
     for stream, got in whole.received.items():
         assert said.get(stream, b"").startswith(got)
+    assert set(whole.ends) <= set(fins), "the end before all bytes came"
     if whole.events and not isinstance(whole.events[0], session.Confirmed):
         raise AssertionError("an event before the keys were proved")

@@ -120,7 +120,7 @@ class Model(RuleBasedStateMachine):
                 end.got[stream], end.sent[stream], end.consumed[stream] = bytearray(), bytearray(), 0
                 end.session.accept(stream)
             case session.Received(stream, data):
-                assert stream not in end.was_finished and stream not in end.gone
+                assert stream not in end.was_finished | end.gone | end.reset
                 end.got[stream] += data
                 assert sender.sent[stream].startswith(end.got[stream]), "other bytes than were sent, or in another order"
                 assert len(end.got[stream]) - end.consumed[stream] <= end.ours.window, "more than the window"
@@ -212,7 +212,8 @@ class Model(RuleBasedStateMachine):
     @rule()
     def open(self) -> None:
         client = self.client
-        if client.session.is_over() or client.session.streams() >= STREAMS:
+        ending = [stream.is_ending() for stream in client.session._streams.values()]
+        if client.session.is_over() or ending.count(False) >= STREAMS or len(ending) >= 2 * STREAMS:
             self._refused(client.session.open, "no")
             return
         stream = client.session._last_stream + 1
