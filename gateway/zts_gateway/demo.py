@@ -56,6 +56,7 @@ class _Demo:
         self._micropython = micropython
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._started = asyncio.Event()  # another process
+        self._staging: asyncio.Task[None] | None = None
         self._book = Book(folder / "home")
         self._sessions = listener.Sessions(self._book, _DEVICE)
         self._door = Door(self._sessions, _DEVICE)
@@ -63,7 +64,8 @@ class _Demo:
     async def show(self, once: bool) -> None:
         with Progress() as progress:
             progress.step("starting a relay; compiling the agent for MicroPython …")
-            code, _ = await asyncio.gather(self._start_relay(), asyncio.to_thread(self._stage))
+            self._staging = asyncio.create_task(asyncio.to_thread(self._stage))
+            code, _ = await asyncio.gather(self._start_relay(), asyncio.shield(self._staging))
             await enrolling.join(self._book, "you", code)
             await self._enrol_device(progress)
             await self._door.open(0)
@@ -105,6 +107,8 @@ class _Demo:
             await process.wait()
         await self._door.close()
         await self._sessions.close()
+        if self._staging:
+            await asyncio.wait([self._staging])  # nothing stops a thread, and it writes in the folder that goes away
 
     async def _watch(self) -> None:
         while True:
