@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PACKET_MAX = 1024  # bytes after the fixed header: a message 1 with its topic has 580
+_READ = 1024  # asked of the connection at once: a wait costs a chip more than a packet
 KEEPALIVE_S = 60
 TICK_S = 1  # how often the times below are looked at
 PING_MS = 25_000
@@ -79,6 +80,8 @@ class Client:
         self._turn = asyncio.Lock()
         self._over = asyncio.Event()
         self._failure: Exception | None = None
+        self._buffer = b""  # read and not used up to `_at`
+        self._at = 0
         self._began = -1  # when the packet that is being read began
         self._heard = self._pinged = board.clock()
         self._subscriptions = 0
@@ -161,17 +164,28 @@ class Client:
             self._pinged = now
             await self._write(_PINGREQ)
 
+    async def _take_bytes(self, size: int) -> bytes:
+        """Exactly `size`. Raises EOFError."""
+        while len(self._buffer) - self._at < size:
+            data = await self._reader.read(_READ)
+            if not data:
+                raise EOFError
+            self._buffer = self._buffer[self._at :] + data
+            self._at = 0
+        self._at += size
+        return self._buffer[self._at - size : self._at]
+
     async def _read(self) -> "tuple[int, bytes]":
         """(first byte, rest after the fixed header). Raises RemoteError for what is too long: two bytes of length are enough."""
-        first = (await self._reader.readexactly(1))[0]
+        first = (await self._take_bytes(1))[0]
         self._began = board.clock()
-        length = (await self._reader.readexactly(1))[0]
+        length = (await self._take_bytes(1))[0]
         if length >= 128:
-            more = (await self._reader.readexactly(1))[0]
+            more = (await self._take_bytes(1))[0]
             length += (more << 7) - 128
             if more >= 128 or length > PACKET_MAX:
                 raise RemoteError("the broker sends more than we take")
-        body = await self._reader.readexactly(length)
+        body = await self._take_bytes(length)
         self._began = -1
         self._heard = board.clock()
         return first, body
