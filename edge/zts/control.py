@@ -18,6 +18,7 @@ Accepted = namedtuple("Accepted", ("handshake", "fields", "peer", "m1"))
 _SIZES = {
     wire.TLV_SESSIONS_LEFT: 1,
     wire.TLV_NAME: 0,
+    wire.TLV_STREAMS: 2,
     wire.TLV_CODE: 1,
     wire.TLV_RELAY: wire.FP_BYTES,
     wire.TLV_SID: wire.SID_BYTES,

@@ -267,7 +267,9 @@ class Session:
         """A new stream to a service of the device; its id. Client only. Raises LocalError."""
         if self._state != _UP or self.role != wire.ROLE_CLIENT:
             raise LocalError("only a client opens streams, on a leg that is up")
-        if len(self._streams) >= self._max_streams:
+        # One that ends has left the other side before our OPEN gets there; we keep it until the answer comes.
+        places = sum([not stream.is_ending() for stream in self._streams.values()])
+        if places >= self._max_streams or len(self._streams) >= 2 * self._max_streams:
             raise LocalError("too many streams at once")
         self._last_stream += 1
         stream = self._last_stream

@@ -60,6 +60,10 @@ class Stream:
         """Whether this direction is still ours to write to."""
         return self.state in _SENDING
 
+    def is_ending(self) -> bool:
+        """Whether the other side forgets the stream as soon as it reads what we have sent."""
+        return self.state in (CLOSING, RESET)
+
     def send(self, size: int) -> None:
         if size > self.credit():
             raise LocalError("sent past the credit, or after the end")

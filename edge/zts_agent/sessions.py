@@ -53,6 +53,7 @@ class Sessions:
             wire.TLV_MAX_RECORD: board.OFFER.max_record.to_bytes(2, "big"),
             wire.TLV_WINDOW: board.OFFER.window.to_bytes(4, "big"),
             wire.TLV_SESSIONS_LEFT: bytes([min(255, self._limit - len(self._running) - 1)]),
+            wire.TLV_STREAMS: board.STREAMS.to_bytes(2, "big"),
         }
         m2 = control.write_message_2(accepted.handshake, accepted.m1, fields)
         k1, k2 = accepted.handshake.split()

@@ -28,6 +28,7 @@ class Answer(NamedTuple):
     sid: bytes
     account: bytes
     offer: Offer
+    streams: int  # at once
 
 
 class Meeting:
@@ -91,7 +92,7 @@ async def join(account: identity.Account, name: str, answer: Answer) -> Meeting:
     """The session that `answer` allows: a leg that the relay has joined, and the keys proved. Raises Failure."""
     key = record.session_key(answer.handshake.h, *answer.handshake.split(), answer.sid)
     ours = Offer(wire.RECORD_MAX_LEN, wire.HOST_WINDOW)
-    session = Session(wire.ROLE_CLIENT, key, ours, answer.offer, wire.HOST_STREAMS)
+    session = Session(wire.ROLE_CLIENT, key, ours, answer.offer, min(wire.HOST_STREAMS, answer.streams))
     n = session.start_leg(board.clock())
     hello = leg.LegHello(wire.ROLE_CLIENT, n, answer.sid, account.account, answer.account)
     where = identity.join_address(account.host, account.port)
@@ -216,7 +217,8 @@ class _Call:
             offer = Offer(control.number(fields[wire.TLV_MAX_RECORD]), control.number(fields[wire.TLV_WINDOW]))
             if offer.max_record < _LEAST_RECORD or not offer.window:
                 raise failure_of(wire.PROTO, who)
-            self.answer = Answer(initiator.handshake, sid, fields[wire.TLV_ACCOUNT], offer)
+            streams = control.number(fields[wire.TLV_STREAMS]) if wire.TLV_STREAMS in fields else wire.BOARD_STREAMS
+            self.answer = Answer(initiator.handshake, sid, fields[wire.TLV_ACCOUNT], offer, streams)
             return
 
     def give_up(self) -> Failure:

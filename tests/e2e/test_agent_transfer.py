@@ -13,6 +13,7 @@ from agent_lab import WAIT_S, Device, HostAgent, Owner, reset_code, target, unti
 from device_process import DeviceProcess
 from relay_process import RelayProcess
 from zts import link, wire
+from zts.errors import LocalError
 
 STREAMS = 8
 HOST_BYTES = 10_000_000  # a stream and direction
@@ -189,10 +190,16 @@ def test_stalled_streams_hold_up_no_other_on_micropython(relay: RelayProcess, tm
         async def go() -> None:
             async with owner.session(device) as session:
                 await _stalled_and_swift(session, 100_000)
-                # Their places are free again, all of them; the ninth is one too many.
+                # Their places are free again, all of them; the ninth is one too many, as the device has said.
                 streams = [session.open("echo") for _ in range(wire.BOARD_STREAMS)]
                 for stream in streams:
                     await stream.opened()
+                with pytest.raises(LocalError):
+                    session.open("echo")
+                # Told so all the same, the device refuses it alone.
+                session.session._max_streams = wire.HOST_STREAMS
                 assert await reset_code(session.open("echo")) == wire.BUSY
+                await streams[0].send(b"still there")
+                assert await streams[0].read() == b"still there"
 
         asyncio.run(go())

@@ -119,6 +119,20 @@ def test_streams_beyond_the_limit_are_told_busy():
     assert len(pair.device.all(session.Opened)) == 2
 
 
+def test_a_place_is_free_as_soon_as_its_end_is_sent():
+    pair = Pair(streams=2)
+    for _ in range(20):
+        finished, reset = pair.client.session.open("http"), pair.client.session.open("http")
+        raises(LocalError, pair.client.session.open, "http")
+        pair.settle()
+        pair.device.session.finish(finished)
+        pair.settle()
+        pair.client.session.finish(finished)
+        pair.client.session.reset(reset, wire.TARGET_RESET)
+    pair.settle()
+    assert len(pair.device.all(session.Opened)) == 40 and not pair.client.all(session.Reset)
+
+
 def test_streams_without_end_are_an_attack():
     pair = Pair(streams=2)
     pair.client.session._max_streams = 99
