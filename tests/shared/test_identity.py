@@ -92,7 +92,24 @@ def test_lines_of_the_other_kind_are_refused():
 def test_addresses():
     assert identity.split_address("a.b:1") == ("a.b", 1)
     assert identity.split_address("[::1]:65535") == ("::1", 65535)
-    for bad in ("", "a", ":1", "a:", "a:x", "a:65536", "a:-1", "a:1 ", "a b:1", "::1:1", "a:٣", "a\n:1", "[name]:1", "[a:b:1", "h" * 254 + ":1", "a:000001"):
+    for bad in (
+        "",
+        "a",
+        ":1",
+        "a:",
+        "a:x",
+        "a:65536",
+        "a:-1",
+        "a:1 ",
+        "a b:1",
+        "::1:1",
+        "a:٣",
+        "a\n:1",
+        "[name]:1",
+        "[a:b:1",
+        "h" * 254 + ":1",
+        "a:000001",
+    ):
         raises(FormatError, identity.split_address, bad)
 
 
