@@ -13,6 +13,7 @@ OTHER = leg.encode_hello(leg.LegHello(wire.ROLE_DEVICE, 1, b"s" * 16, _B, _A), K
 SEEDS = [
     b"\0" + HELLO,
     b"\0" + HELLO[:-1],
+    b"\0" + HELLO[:1] + bytes(4) + HELLO[5:],
     b"\1\x00\x05\x01",
     b"\2" + leg.encode_header(wire.ROLE_DEVICE, 3, b"n" * 16),
     b"\2" + leg.encode_header(wire.ROLE_CLIENT, 9, b"n" * 16),
@@ -41,6 +42,7 @@ def _hello(data: bytes) -> None:
         hello = leg.decode_hello(data)
     except RemoteError:
         return
+    assert hello.n > 0 and hello.role in (wire.ROLE_CLIENT, wire.ROLE_DEVICE)
     assert leg.encode_hello(hello, KEY, CHALLENGE)[: wire.LEG_SIGNED_BYTES] == data[: wire.LEG_SIGNED_BYTES]
 
 

@@ -21,6 +21,7 @@ SEEDS = [
     b"\1\0" + mqtt.publish("t", b"z" * 1021) + mqtt.publish("t", b"z" * 1022),
     b"\1\0\x30\x80\x80\x80\x01",
     b"\1\0\x30\1\0",
+    b"\1\0\x30\4\0\x20ab",
     b"\1\0\x30\4\0\2\xff\xfe",
 ]
 
@@ -62,4 +63,5 @@ def one(data: bytes) -> None:
     heard, end = asyncio.run(_hear([said]))
     assert end, "a connection never ends without a reason"
     assert asyncio.run(_hear(list(pieces(said, sizes)))) == (heard, end)
+    assert all(mqtt.text(topic) + payload in said for topic, payload in heard)
     assert all(len(topic.encode()) + len(payload) <= PACKET_MAX - 2 for topic, payload in heard)
