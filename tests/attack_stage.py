@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
-from agent_lab import Device, HostAgent, Owner, target
+from agent_lab import Device, HostAgent, Owner, target, until
 from hostile import EvilBroker, Mischief, honest
 from relay_thread import RelayThread
 from tap import Tap
@@ -57,6 +57,7 @@ class Stage(NamedTuple):
         async with target(serve) as address:
             running = HostAgent(folder, device, {"who": {"kind": "tcp", "target": address}}, identity.join_address(*self.legs.address))
             async with running:
+                await until(lambda: bool(running.agent._said))  # it has subscribed before
                 actor = Actor(device or Device.__new__(Device), running)
                 actor.device.name, actor.device.public = name, running.store.key("public")
                 actor.device.pairing = running.store.key("pairing")

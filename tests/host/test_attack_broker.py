@@ -326,7 +326,6 @@ def test_a_hello_that_a_device_did_not_say_ends_its_agent_and_no_other(tmp_path:
 
     async def test() -> None:
         async with stage(tmp_path / "stage") as it, it.actor("aaa") as a, it.actor("bbb") as b:
-            await until(lambda: bool(b.running.agent._said))
             it.broker.say(control.hello_topic(b.fp), control.encode_hello(os.urandom(16)))
             await until(b.running.task.done)
             error = b.running.task.exception()
