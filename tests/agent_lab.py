@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from zts import crypto, identity, link, wire
+from zts import crypto, dial, identity, link, wire
 from zts.errors import StreamReset
 from zts_agent import board
 from zts_agent.agent import Agent
@@ -41,7 +41,7 @@ class Owner:
         code = identity.parse_join_code(line)
         private = crypto.random_bytes(wire.KEY_BYTES)
         pair = (private, crypto.x25519_public(private))
-        account = await link.enrol(board.dial, code, pair, name)
+        account = await dial.enrol(board, code, pair, name)
         return cls(Identity(name, *pair, account), account)
 
     async def invite(self, name: str) -> Device:

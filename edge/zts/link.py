@@ -1,12 +1,13 @@
-"""The one asyncio driver: dials a relay and runs a session over the leg. The same code on CPython and MicroPython.
+"""The asyncio driver: runs a session over a leg. The same code on CPython and MicroPython.
 
-`dial(host, port)` gives (reader, writer) as asyncio.open_connection does; `clock()` gives integer ms that never fall.
+`clock()` gives integer ms that never fall.
 """
 
 import asyncio
 
-from . import control, identity, leg, wire
-from .errors import RemoteError, StreamReset
+from . import wire
+from .dial import close_quietly
+from .errors import StreamReset
 from .session import Closed, Confirmed, Finished, Gone, Opened, Received, Reset, Services, Session, Writable
 
 TYPE_CHECKING = False
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Clock = Callable[[], int]
-    Dial = Callable[[str, int], Awaitable[tuple[Any, Any]]]
 
 # Bytes asked of a leg at once: a few host records, or a board's one.
 HOST_READ = 1 << 18
@@ -24,96 +24,8 @@ BOARD_READ = wire.RECORD_HEAD_BYTES + wire.BOARD_MAX_RECORD
 # Received pieces shorter than this are put together: each costs a heap some 40 bytes, and the window counts only what is in it.
 _PIECE = 256
 
-DIAL_S = 10  # a TCP connection and the relay's challenge
 _GOODBYE_S = 2  # for our GOAWAY, and then for closing: a leg that takes no bytes is not waited for longer
 _TICK_MS = 1000  # a leg that comes up brings its deadlines nearer; nobody wakes the sleeper then
-_ETIMEDOUT = 110
-
-
-async def close_quietly(writer: "Any") -> None:
-    """Closes a connection whose fate no longer matters."""
-    try:
-        writer.close()
-        await writer.wait_closed()
-    except OSError:
-        pass
-
-
-async def _within(seconds: int, work: "Any") -> "Any":
-    """Raises OSError when the time is up: MicroPython's asyncio.TimeoutError is none."""
-    try:
-        return await asyncio.wait_for(work, seconds)
-    except asyncio.TimeoutError:
-        raise OSError(_ETIMEDOUT, "timed out")
-
-
-async def _greet(dial: "Dial", host: str, port: int, magic: bytes) -> "tuple[Any, Any, bytes]":
-    """Dials a relay and gives its challenge16. Raises OSError or EOFError when there is none."""
-    reader, writer = await dial(host, port)
-    try:
-        writer.write(magic)
-        await writer.drain()
-        return reader, writer, await reader.readexactly(wire.CHALLENGE_BYTES)
-    except BaseException:
-        await close_quietly(writer)
-        raise
-
-
-async def ask_relay(
-    dial: "Dial", host: str, port: int, initiator: "Callable[[bytes], control.Initiator]", fields: "dict[int, bytes]"
-) -> "dict[int, bytes]":
-    """One enrolment exchange (ZE1): the relay's authenticated answer.
-
-    Raises OSError when there is no relay, EOFError when it closed without an answer: it
-    does not know the code or the account, or is not the relay of that key. RemoteError: an answer we do not understand.
-    """
-    reader, writer, challenge = await _within(DIAL_S, _greet(dial, host, port, wire.MAGIC_ENROL))
-    try:
-        asking = initiator(challenge)
-        writer.write(asking.message_1(fields))
-        await writer.drain()
-        m2 = await _within(DIAL_S, reader.readexactly(wire.M2_BYTES))
-    finally:
-        await close_quietly(writer)
-    answer = asking.read_message_2(m2)
-    if answer is None:
-        raise EOFError("the answer is not the relay's")
-    return answer
-
-
-async def enrol(dial: "Dial", code: identity.JoinCode, s: "tuple[bytes, bytes]", name: str) -> identity.Account:
-    """Enrols the key pair `s` at the code's relay. The same key and code again give the same account again.
-
-    Raises as ask_relay does, and RemoteError with the relay's code when it refuses (a used or expired join code: DENIED).
-    """
-    fields = {wire.TLV_NAME: name.encode()}
-    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
-
-    def initiator(challenge: bytes) -> control.Initiator:
-        return control.Initiator(wire.PURPOSE_RELAY, s, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
-
-    answer = await ask_relay(dial, code.host, code.port, initiator, fields)
-    return control.read_account(answer, code)
-
-
-async def dial_leg(dial: "Dial", host: str, port: int, hello: leg.LegHello, party_key: bytes, first: bytes) -> "tuple[Any, Any]":
-    """A leg that the relay has joined to its partner; `first` are our first bytes end to end.
-
-    Raises RemoteError with the relay's code when it says one, OSError or EOFError when it says nothing.
-    """
-    reader, writer, challenge = await _within(DIAL_S, _greet(dial, host, port, wire.MAGIC_LEG))
-    try:
-        writer.write(leg.encode_hello(hello, party_key, challenge) + first)
-        await writer.drain()
-        # The relay gives up first; the rest is the way.
-        code = await _within((wire.PARTNER_MS + wire.HELLO_MS) // 1000, reader.readexactly(1))
-    except BaseException:
-        await close_quietly(writer)
-        raise
-    if code[0] != wire.OK:
-        await close_quietly(writer)
-        raise RemoteError("the relay refuses the leg", code[0])
-    return reader, writer
 
 
 class LinkStream:
@@ -316,8 +228,8 @@ class Link:
                     pass
             self._end(None)
             try:
-                await _within(_GOODBYE_S, close_quietly(writer))
-            except OSError:
+                await asyncio.wait_for(close_quietly(writer), _GOODBYE_S)
+            except asyncio.TimeoutError:
                 pass  # what is unsent goes with the connection
         if self._failure is not None:
             raise self._failure

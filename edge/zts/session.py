@@ -18,7 +18,7 @@ Confirmed = namedtuple("Confirmed", ())  # both sides proved the keys of this le
 Services = namedtuple("Services", ("services",))  # (kind, name) of all that we may open
 Opened = namedtuple("Opened", ("stream", "service"))
 Received = namedtuple("Received", ("stream", "data"))
-Writable = namedtuple("Writable", ("stream",))  # more credit than before
+Writable = namedtuple("Writable", ("stream",))  # an ACK came: the target is there, and there may be more credit
 Finished = namedtuple("Finished", ("stream",))  # the peer sends nothing more; authenticated
 Reset = namedtuple("Reset", ("stream", "code"))
 Gone = namedtuple("Gone", ("stream",))  # over in both directions: nothing more will be said of it
@@ -47,8 +47,9 @@ class Session:
         self._times = times
         self._frame_room = min(ours.max_record, theirs.max_record) - wire.TAG_BYTES
         self._out_limit = 4 * self._frame_room  # sealed and unsent; more only adds latency between streams
-        # Unsent records: an ACK, a FIN and an RST a stream, and some of the session's own. An honest reader leaves fewer.
-        self._out_records = 4 * max_streams + 64
+        # Unsent records: six a stream that opens, ends and is reset, and some of the session's own. A reader that reads leaves fewer.
+        self._out_records = 8 * max_streams + 64
+        self._flooded = False  # more were due: the leg must end
         self._state = _OVER
         self._their_n = 0  # of the last confirmed leg
         self._pending_n = 0  # of the leg being confirmed
@@ -100,10 +101,16 @@ class Session:
         if self._records is None:
             raise LocalError("the leg is not up")
         if len(self._out) > self._out_records:
-            raise RemoteError("the other side asks and does not read the answers")
+            # Whoever asked for this may be a program of ours; it is the leg's own work that must fail.
+            self._flooded = True
+            return
         sealed = self._records.seal(stream, plain)
         self._out.append(sealed)
         self._out_size += len(sealed)
+
+    def _check_flood(self) -> None:
+        if self._flooded:
+            raise RemoteError("the other side asks and does not read the answers")
 
     # --- bytes and time in -------------------------------------------------------------------------------------------------
 
@@ -117,6 +124,7 @@ class Session:
     def next_event(self, now: int) -> "tuple | None":  # type: ignore[type-arg]
         """The next event, or None until more bytes come. Raises RemoteError or CryptoError: the leg must end."""
         while not self._events:
+            self._check_flood()
             if self._state == _OVER:
                 return None
             if self._records is None:
@@ -141,6 +149,7 @@ class Session:
 
     def handle_timeout(self, now: int) -> None:
         """Raises RemoteError when the other side was silent for too long, and sends a PING before that."""
+        self._check_flood()
         if self._state == _OVER:
             return
         if self._state != _UP:
@@ -216,8 +225,7 @@ class Session:
                 self._events.append(Received(stream.id, said[1]))
         elif kind == wire.FRAME_ACK:
             stream.receive_ack(said[1], said[2])
-            if stream.credit():
-                self._events.append(Writable(stream.id))
+            self._events.append(Writable(stream.id))
             self._settle(stream)
         elif kind == wire.FRAME_FIN:
             if stream.receive_fin(said[1]):

@@ -58,6 +58,14 @@ def _readable(sock: "Any") -> "Any":
     yield asyncio.core._io_queue.queue_read(sock)
 
 
+async def within(seconds: float, work: "Any") -> "Any":
+    """What `work` gives. Raises OSError when the time is up: MicroPython's asyncio.TimeoutError is none."""
+    try:
+        return await asyncio.wait_for(work, seconds)
+    except asyncio.TimeoutError:
+        raise OSError(errno.ETIMEDOUT, "no answer in time")
+
+
 def _writable(sock: "Any") -> "Any":
     yield asyncio.core._io_queue.queue_write(sock)
 

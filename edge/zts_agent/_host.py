@@ -1,6 +1,7 @@
 """What the agent asks of its machine, on CPython."""
 
 import asyncio
+import errno
 import hashlib
 import hmac
 import os
@@ -10,13 +11,16 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from zts import wire
 from zts.errors import CryptoError
 from zts.link import HOST_READ
 from zts.session import Offer
+
+T = TypeVar("T")
 
 BOARD = False
 SESSIONS = wire.HOST_SESSIONS
@@ -34,6 +38,18 @@ _started = time.monotonic_ns()
 def clock() -> int:
     """Milliseconds since the start; never falls."""
     return (time.monotonic_ns() - _started) // 1_000_000
+
+
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """What `work` gives. Raises OSError when the time is up.
+
+    asyncio.wait_for of Python 3.11 loses a cancellation that comes as `work` ends, and with it a Ctrl-C.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise OSError(errno.ETIMEDOUT, "no answer in time") from None
 
 
 async def dial(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

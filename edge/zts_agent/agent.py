@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from zts import control, crypto, identity, link, wire
+from zts import control, crypto, dial, identity, link, wire
 from zts.errors import FormatError, RemoteError, ZtsError
 
 from . import board, mqtt, status
@@ -138,7 +138,7 @@ class Agent:
         silences = 0
         while True:
             try:
-                account = await link.enrol(board.dial, code, self._s, self._store.state["name"])
+                account = await dial.enrol(board, code, self._s, self._store.state["name"])
             except OSError as error:
                 board.log("relay not reached", error=str(error))
                 silences = 0
@@ -197,10 +197,7 @@ class Agent:
         """Dials and logs in. Raises OSError, EOFError, ZtsError; AgentError when another agent has our identity."""
         with_tls, host, port = identity.parse_broker(account.broker, (self._address or (account.host,))[0])
         dialling = board.dial_tls(host, port, account.pin) if with_tls else board.dial(host, port)
-        try:
-            reader, writer = await asyncio.wait_for(dialling, DIAL_S)
-        except asyncio.TimeoutError:
-            raise OSError("the broker does not answer")
+        reader, writer = await board.within(DIAL_S, dialling)
         self._client = client = mqtt.Client(reader, writer, self._receive)
         await client.login(identity.client_id(account.password), self._fp, account.password, control.hello_topic(self._fp))
         if self._duplicate.accepted(board.clock()):
@@ -215,7 +212,7 @@ class Agent:
 
         host, port = self._address or (account.host, account.port)
         try:
-            answer = await link.ask_relay(board.dial, host, port, initiator, {wire.TLV_CODE_ID: bytes(wire.HINT_BYTES)})
+            answer = await dial.ask_relay(board, host, port, initiator, {wire.TLV_CODE_ID: bytes(wire.HINT_BYTES)})
         except (OSError, EOFError, ZtsError):
             return False
         return answer[wire.TLV_CODE][0] == wire.REVOKED

@@ -25,6 +25,7 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import replace_file as replace_file
     from ._host import start_watchdog as start_watchdog
     from ._host import tidy_memory as tidy_memory
+    from ._host import within as within
 else:
     from ._device import (  # noqa: F401
         BOARD,
@@ -44,6 +45,7 @@ else:
         replace_file,
         start_watchdog,
         tidy_memory,
+        within,
     )
 
 if TYPE_CHECKING:

@@ -115,8 +115,8 @@ class Client:
         try:
             while not self._over.is_set():
                 try:
-                    await asyncio.wait_for(self._over.wait(), TICK_S)
-                except asyncio.TimeoutError:
+                    await board.within(TICK_S, self._over.wait())
+                except OSError:
                     await self._keep_alive()
                     await on_tick()
         finally:
@@ -139,10 +139,7 @@ class Client:
             self._over.set()
 
     async def _within(self, work: "Any") -> "Any":
-        try:
-            return await asyncio.wait_for(work, DEADLINE_S)
-        except asyncio.TimeoutError:
-            raise OSError(_ETIMEDOUT, "the broker does not answer")
+        return await board.within(DEADLINE_S, work)
 
     async def _write(self, packet: bytes) -> None:
         async with self._turn:

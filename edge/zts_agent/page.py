@@ -3,7 +3,6 @@
 `/` is the page, which asks `/reading.json` for what changes. One request a connection, GET and HEAD.
 """
 
-import asyncio
 import json
 
 from . import board
@@ -82,8 +81,8 @@ def _fill(said: "dict[str, Any]") -> str:
 async def page(reader: "Any", writer: "Any") -> None:
     """Answers one request."""
     try:
-        head = await asyncio.wait_for(_read_head(reader), REQUEST_S)
-    except (asyncio.TimeoutError, ValueError):
+        head = await board.within(REQUEST_S, _read_head(reader))
+    except (OSError, ValueError):
         head = None
     kind = "text/plain"
     before = after = b""

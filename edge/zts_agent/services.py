@@ -7,8 +7,9 @@ import asyncio
 import sys
 
 from zts import identity, wire
+from zts.dial import close_quietly
 from zts.errors import FormatError, StreamReset
-from zts.link import LinkStream, close_quietly
+from zts.link import LinkStream
 
 from . import board
 
@@ -106,17 +107,17 @@ async def _spill(stream: LinkStream) -> None:
     """Takes what a client still sends to a handler that has ended, for a while: a reset now could erase the answer on its way."""
     end = board.clock() + LINGER_MS
     try:
-        while await asyncio.wait_for(stream.read(board.READ), max(0, end - board.clock()) / 1000):
+        while await board.within(max(0, end - board.clock()) / 1000, stream.read(board.READ)):
             pass
-    except asyncio.TimeoutError:
+    except OSError:
         stream.reset(wire.IDLE)
 
 
 async def serve_tcp(stream: LinkStream, host: str, port: int) -> None:
     """Joins the stream to a TCP target."""
     try:
-        reader, writer = await asyncio.wait_for(board.dial(host, port), DIAL_S)
-    except (OSError, asyncio.TimeoutError):
+        reader, writer = await board.within(DIAL_S, board.dial(host, port))
+    except OSError:
         stream.reset(wire.TARGET_REFUSED)
         return
     stream.accept()

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 import aiomqtt
 
-from zts import control, crypto, identity, link, wire
+from zts import control, crypto, dial, identity, wire
 from zts.errors import RemoteError
 from zts_agent import board
 from zts_gateway.addressbook import Identity
@@ -123,7 +123,7 @@ async def ask_relay(me: Identity, account: identity.Account, kind: int, fields: 
 
     where = identity.join_address(account.host, account.port)
     try:
-        return await link.ask_relay(board.dial, account.host, account.port, initiator, fields)
+        return await dial.ask_relay(board, account.host, account.port, initiator, fields)
     except EOFError:
         raise Failure(
             Exit.AUTHENTICATION,

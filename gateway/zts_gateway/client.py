@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import aiomqtt
 
-from zts import control, crypto, identity, leg, link, record, wire
+from zts import control, crypto, dial, identity, leg, link, record, wire
 from zts.errors import CryptoError, RemoteError, ZtsError
 from zts.noise import HandshakeState
 from zts.session import Offer, Session
@@ -97,9 +97,7 @@ async def join(account: identity.Account, name: str, answer: Answer) -> Meeting:
     hello = leg.LegHello(wire.ROLE_CLIENT, n, answer.sid, account.account, answer.account)
     where = identity.join_address(account.host, account.port)
     try:
-        reader, writer = await link.dial_leg(
-            board.dial, account.host, account.port, hello, account.party_key, b"".join(session.data_to_send())
-        )
+        reader, writer = await dial.dial_leg(board, account.host, account.port, hello, account.party_key, b"".join(session.data_to_send()))
     except RemoteError as error:
         raise failure_of(error.code, f"@{name}") from None
     except OSError as error:
@@ -154,40 +152,43 @@ async def call(me: Identity, account: identity.Account, name: str, public: bytes
 
 
 class _Call:
-    """Message 1, made anew after 2, 4 and 8 s: a slow board may answer any of them, so all are remembered."""
+    """Message 1, made anew after 2, 4 and 8 s: a slow board may answer any of them, so all are remembered.
+
+    They share one sid, by which the device knows that they ask for one session.
+    """
 
     def __init__(self, me: Identity, account: identity.Account, name: str, public: bytes, pairing: bytes) -> None:
         fp = identity.fingerprint_text(public)
         self.inbox, self.hello = control.inbox_topic(me.fp, fp), control.hello_topic(fp)
         self.epoch: bytes | None = None
-        self.tries: list[tuple[control.Initiator, bytes]] = []  # each with its session id
+        self.tries: list[control.Initiator] = []
         self.due = 0  # ms: when the next message 1 is
         self._asked = 0  # when the last was
         self.answer: Answer | None = None
+        self._sid = crypto.random_bytes(wire.SID_BYTES)
         self._me, self._account, self._name = me, account, name
         self._public, self._pairing = public, pairing
 
     def next_message_1(self) -> bytes:
         assert self.epoch is not None
         initiator = control.Initiator(wire.PURPOSE_CONNECT, self._me.pair, self._public, self._pairing, self.epoch)
-        sid = crypto.random_bytes(wire.SID_BYTES)
         fields = {
             wire.TLV_RELAY: identity.fingerprint(self._account.relay_key),
-            wire.TLV_SID: sid,
+            wire.TLV_SID: self._sid,
             wire.TLV_ACCOUNT: self._account.account,
             wire.TLV_MAX_RECORD: wire.RECORD_MAX_LEN.to_bytes(2, "big"),
             wire.TLV_WINDOW: wire.HOST_WINDOW.to_bytes(4, "big"),
         }
         self._asked = board.clock()
         self.due = self._asked + wire.RETRY_MS[min(len(self.tries), len(wire.RETRY_MS) - 1)]
-        self.tries.append((initiator, sid))
+        self.tries.append(initiator)
         return initiator.message_1(fields)
 
     def receive(self, message: aiomqtt.Message) -> None:
         """Raises Failure when the device refuses."""
         if message.topic.value == self.hello:
             self._receive_hello(broker.payload(message))
-        elif message.topic.value == self.inbox:
+        elif message.topic.value == self.inbox and self.answer is None:
             self._receive_message_2(broker.payload(message))
 
     def _receive_hello(self, data: bytes) -> None:
@@ -203,7 +204,7 @@ class _Call:
 
     def _receive_message_2(self, data: bytes) -> None:
         who = f"@{self._name}"
-        for initiator, sid in self.tries:
+        for initiator in self.tries:
             try:
                 fields = initiator.read_message_2(data)
             except RemoteError:
@@ -218,7 +219,7 @@ class _Call:
             if offer.max_record < _LEAST_RECORD or not offer.window:
                 raise failure_of(wire.PROTO, who)
             streams = control.number(fields[wire.TLV_STREAMS]) if wire.TLV_STREAMS in fields else wire.BOARD_STREAMS
-            self.answer = Answer(initiator.handshake, sid, fields[wire.TLV_ACCOUNT], offer, streams)
+            self.answer = Answer(initiator.handshake, self._sid, fields[wire.TLV_ACCOUNT], offer, streams)
             return
 
     def give_up(self) -> Failure:

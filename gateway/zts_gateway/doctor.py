@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from zts import control, identity, link, wire
+from zts import control, dial, identity, wire
 from zts.errors import CryptoError, StreamReset
 from zts_agent import board
 from zts_gateway import broker, client, listener
@@ -98,12 +98,12 @@ class Doctor:
     async def _relay_tcp(self) -> str:
         where = identity.join_address(self._account.host, self._account.port)
         try:
-            _, writer = await asyncio.wait_for(board.dial(self._account.host, self._account.port), _WAIT_S)
+            _, writer = await board.within(_WAIT_S, board.dial(self._account.host, self._account.port))
         except TimeoutError:
             raise broker.relay_unreachable(where, TimeoutError("no answer: a firewall may be in between")) from None
         except OSError as error:
             raise broker.relay_unreachable(where, error) from None
-        await link.close_quietly(writer)
+        await dial.close_quietly(writer)
         return where
 
     async def _relay_key(self) -> str:
@@ -120,14 +120,14 @@ class Doctor:
         where = identity.join_address(host, port)
         dialling = board.dial_tls(host, port, self._account.pin) if tls else board.dial(host, port)
         try:
-            _, writer = await asyncio.wait_for(dialling, _WAIT_S)
+            _, writer = await board.within(_WAIT_S, dialling)
         except CryptoError:
             raise broker.wrong_certificate() from None
         except TimeoutError:
             raise broker.unreachable(where, "no answer") from None
         except OSError as error:
             raise broker.unreachable(where, error.strerror or str(error)) from None
-        await link.close_quietly(writer)
+        await dial.close_quietly(writer)
         return f"{where}, TLS with the certificate of the join code" if tls else f"{where}, without TLS"
 
     async def _broker_login(self) -> str:

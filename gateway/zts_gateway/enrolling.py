@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from zts import control, crypto, identity, link, wire
+from zts import control, crypto, dial, identity, wire
 from zts.errors import FormatError, RemoteError
 from zts_agent import board
 from zts_gateway import broker
@@ -44,7 +44,7 @@ async def join(book: Book, name: str, line: str) -> Identity:
         raise already_joined(book, me)
     where = identity.join_address(code.host, code.port)
     try:
-        account = await link.enrol(board.dial, code, me.pair, name)
+        account = await dial.enrol(board, code, me.pair, name)
     except RemoteError as error:
         raise _refused(error.code, me) from None
     except EOFError:

@@ -16,7 +16,7 @@ from relay_process import RelayProcess
 from zts import control, identity, link, wire
 from zts_agent import agent as agent_module
 from zts_agent.agent import AgentError
-from zts_gateway import broker
+from zts_gateway import broker, client
 from zts_gateway.ui import Failure
 
 
@@ -202,6 +202,32 @@ def test_another_relay_and_impossible_offers_are_refused(owner: Owner, tmp_path:
             assert len(running.agent.sessions) == 0
 
     asyncio.run(go())
+
+
+def test_a_client_that_asks_again_gets_one_session_and_one_answer(owner: Owner, tmp_path: Path) -> None:
+    async def go() -> None:
+        device = await owner.invite("pi")
+        async with HostAgent(tmp_path / "pi", device, HTTP) as running:
+            await until(lambda: running.agent._said != b"")
+            call = client._Call(owner.me, owner.account, device.name, device.public, device.pairing)
+            async with broker.connect(owner.me, owner.account) as connection:
+                await broker.subscribe(connection, [call.inbox, call.hello])
+                answers: list[bytes] = []
+                async for message in connection.messages:
+                    call.receive(message)
+                    if message.topic.value == call.hello:
+                        for _ in range(3):
+                            await connection.publish(
+                                control.inbox_topic(identity.fingerprint_text(device.public), owner.me.fp), call.next_message_1()
+                            )
+                    else:
+                        answers.append(broker.payload(message))
+                    if len(answers) == 3:
+                        break
+            assert answers == answers[:1] * 3 and call.answer
+            assert len(running.agent.sessions) == 1
+
+    asyncio.run(asyncio.wait_for(go(), WAIT_S))
 
 
 def test_an_agent_that_ends_says_so(owner: Owner, tmp_path: Path) -> None:

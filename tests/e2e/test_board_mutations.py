@@ -13,7 +13,7 @@ from agent_lab import Device, Owner, reading
 from device_process import DeviceProcess
 from fuzz.feed import mutate
 from relay_process import RelayProcess
-from zts import control, frame, identity, leg, link, record, wire
+from zts import control, dial, frame, identity, leg, record, wire
 from zts_agent import board as machine
 from zts_gateway import broker, client
 
@@ -150,7 +150,7 @@ async def _evil_leg(rng: random.Random, owner: Owner, device: Device) -> None:
     hello = leg.LegHello(wire.ROLE_CLIENT, 1, answer.sid, owner.account.account, answer.account)
     ours = leg.encode_header(wire.ROLE_CLIENT, 1, rng.randbytes(16))
     account = owner.account
-    reader, writer = await link.dial_leg(machine.dial, account.host, account.port, hello, account.party_key, ours)
+    reader, writer = await dial.dial_leg(machine, account.host, account.port, hello, account.party_key, ours)
     theirs = await reader.readexactly(wire.LEG_HEADER_BYTES)
     session_key = record.session_key(answer.handshake.h, *answer.handshake.split(), answer.sid)
     records = record.RecordLayer(record.leg_key(session_key, ours, theirs), wire.ROLE_CLIENT, wire.ROLE_DEVICE, wire.RECORD_MAX_LEN)
@@ -188,4 +188,4 @@ async def _evil_leg(rng: random.Random, owner: Owner, device: Device) -> None:
     except ConnectionError:
         pass
     finally:
-        await link.close_quietly(writer)
+        await dial.close_quietly(writer)

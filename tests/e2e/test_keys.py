@@ -79,7 +79,7 @@ class Lab:
             host, _, port = connect.stdout.readline().strip().rpartition(":")
             for _ in range(_CONNECTIONS):
                 with socket.create_connection((host, int(port)), _DEADLINE_S) as local:
-                    local.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    local.sendall(f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
                     local.shutdown(socket.SHUT_WR)
                     answer = b""
                     while data := local.recv(65536):

@@ -11,7 +11,7 @@ from agent_lab import ask, until
 from attack_stage import Actor, CountedX25519, Stage, stage, stranger
 from hostile import Forger, Said, connect_fields
 from tap import Flip
-from zts import control, crypto, identity, leg, link, record, session, wire
+from zts import control, crypto, dial, identity, leg, record, session, wire
 from zts_agent import board
 from zts_gateway import client
 from zts_gateway.addressbook import Identity
@@ -262,7 +262,7 @@ def test_message_1_forged_with_all_a_device_holds_never_reaches_a_service(
             device = sensor.running.store.relay()
             assert device
             hello = leg.LegHello(wire.ROLE_CLIENT, 1, sid, thief.account.account, device.account)
-            reader, writer = await link.dial_leg(board.dial, *it.relay.address, hello, thief.account.party_key, mine)
+            reader, writer = await dial.dial_leg(board, *it.relay.address, hello, thief.account.party_key, mine)
             theirs = await reader.readexactly(wire.LEG_HEADER_BYTES)
             if how == "junk":
                 writer.write(bytes([0, 100, 0, 0, 0, 0]) + bytes(100))
@@ -275,7 +275,7 @@ def test_message_1_forged_with_all_a_device_holds_never_reaches_a_service(
                     writer.write(records.seal(0, b"\1") + records.seal(1, b"\x10who"))
             await writer.drain()
             assert await asyncio.wait_for(reader.read(), 60) is not None  # to the end, which comes
-            await link.close_quietly(writer)
+            await dial.close_quietly(writer)
             await until(lambda: not len(sensor.running.agent.sessions))
             assert not sensor.visits
             await _meet(it, sensor)

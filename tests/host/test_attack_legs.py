@@ -17,7 +17,7 @@ import tap
 from pair import Pair
 from relay_client import key_pair
 from relay_thread import Party, RelayThread
-from zts import control, crypto, identity, leg, link, session, wire
+from zts import control, crypto, dial, identity, leg, link, session, wire
 from zts.errors import StreamReset, ZtsError
 from zts_agent import board
 from zts_relay import enrolment
@@ -88,7 +88,7 @@ class Run:
         announced = [(wire.SERVICE_TCP, SERVICE)]
         running = link.Link(mine, board.clock, link.HOST_READ, announced if is_device else None, opened if is_device else None)
         try:
-            reader, writer = await link.dial_leg(board.dial, *address, hello, own.key, b"".join(mine.data_to_send()))
+            reader, writer = await dial.dial_leg(board, *address, hello, own.key, b"".join(mine.data_to_send()))
             if not is_device:
                 works.append(asyncio.create_task(self._guard(self._ask(running))))
             await running.run(reader, writer)
@@ -391,7 +391,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
             async with turns, tap.Tap(lab.relay.address, lambda _, pair=pair: pair) as tapped:  # type: ignore[misc]
                 here = code._replace(host=tapped.address[0], port=tapped.address[1])
                 with pytest.raises((OSError, EOFError)):
-                    await asyncio.wait_for(link.enrol(board.dial, here, own, name), HUNG_S)
+                    await asyncio.wait_for(dial.enrol(board, here, own, name), HUNG_S)
             if pair[0].fired or pair[1].fired:
                 return
         raise AssertionError("an enrolment never came so far")
@@ -400,7 +400,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
         await asyncio.gather(*map(one, makes))
         async with tap.Tap(lab.relay.address) as tapped:
             here = code._replace(host=tapped.address[0], port=tapped.address[1])
-            account = await link.enrol(board.dial, here, own, name)
+            account = await dial.enrol(board, here, own, name)
             for said in tapped.seen[0]:
                 for secret in (name.encode(), account.party_key, account.password.encode(), code.secret, own[0], own[1]):
                     assert secret not in said

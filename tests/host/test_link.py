@@ -198,6 +198,18 @@ def test_a_refusal_says_why() -> None:
     run(test)
 
 
+def test_a_stream_that_ended_at_once_still_hears_that_it_was_opened() -> None:
+    async def test() -> None:
+        async with Legs(echo) as legs:
+            await legs.client.ready()
+            stream = legs.client.open("x")
+            stream.finish()
+            await stream.opened()
+            assert await stream.read() == b""
+
+    run(test)
+
+
 def test_readline_over_any_chunking() -> None:
     async def serve(stream: LinkStream) -> None:
         stream.accept()
