@@ -107,7 +107,7 @@ def test_no_key_and_nonce_twice_and_a_key_for_every_stream(tmp_path: Path) -> No
             lab.fetch("@board:http")
 
         config = tmp_path / "pi.toml"
-        config.write_text('[identity]\nstate = "pi"\n[services.http]\nkind = "handler"\ntarget = "zts_agent.page:page"\n')
+        config.write_text('[identity]\nstate = "pi"\n[services.http]\nkind = "http"\ntarget = "zts_agent.page:page"\n')
         with lab.enroll("@pi") as enrolling:
             assert enrolling.stdout
             (tmp_path / "line").write_text(enrolling.stdout.readline())

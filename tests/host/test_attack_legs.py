@@ -375,7 +375,7 @@ def _all(sock: socket.socket) -> bytes:
 def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code stays good; no account comes of it. Every single bit of message 1: test_enrolment.py, of message 2: below."""
     monkeypatch.setattr(enrolment, "BURST", 1 << 20)
-    monkeypatch.setattr(link, "DIAL_S", 2)
+    monkeypatch.setattr(dial, "DIAL_S", 2)
     up, down = wire.MAGIC_BYTES + wire.M1_BYTES, wire.CHALLENGE_BYTES + wire.M2_BYTES
     makes = _each(lambda at: tap.Flip(8 * at + at % 8), range(0, up, 3), range(0, down, 3))
     makes += _each(tap.Stop, range(1, up, 7), range(1, down, 7))
