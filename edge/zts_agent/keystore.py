@@ -4,6 +4,7 @@ Before enrolment it holds `line`, the enrolment line; then `name private public 
 enrolled it, `relay` in place of `line`. Keys are hexadecimal.
 """
 
+import errno
 import json
 from binascii import hexlify, unhexlify
 
@@ -62,8 +63,10 @@ class Keystore:
         """
         try:
             self._read()
-        except OSError:
-            raise FormatError(f"{self.path} cannot be read: this device has no enrolment line yet")
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                raise FormatError(f"{self.path} is not there: this device has no enrolment line yet")
+            raise
         state = self.state
         state["boots"] = state.get("boots", 0) + 1
         if "line" in state and "pairing" not in state:

@@ -25,6 +25,7 @@ from cryptography import x509
 from zts import wire
 from zts_relay import certificate
 from zts_relay.config import Address, BrokerUrl, Config
+from zts_relay.registry import FILE as REGISTRY_FILE
 from zts_relay.splice import PIPE_BYTES, PIPES
 
 OK: Final = "ok"
@@ -33,7 +34,7 @@ FAILED: Final = "FAILED"
 _WAIT_S: Final = 5.0
 _FEW_DESCRIPTORS: Final = 1024
 _PIPE_PAGES: Final = Path("/proc/sys/fs/pipe-user-pages-soft")
-_PRIVATE: Final = ("relay.secret", "relay.key", "registry.sqlite", certificate.KEY)
+_PRIVATE: Final = ("relay.secret", "relay.key", REGISTRY_FILE, certificate.KEY)
 
 
 class Finding(NamedTuple):
@@ -46,7 +47,7 @@ def run(config: Config) -> Iterator[Finding]:
     """One finding for each thing looked at."""
     state = check_state(config.state)
     yield state
-    if (config.state / "registry.sqlite").exists() and state.state == OK:
+    if (config.state / REGISTRY_FILE).exists() and state.state == OK:
         yield _check_clock(config.state)
     pin = _pin(config.state)
     yield _check_port("legs", "--listen", config.leg, _answers_leg)
@@ -84,13 +85,13 @@ def check_state(folder: Path) -> Finding:
         with contextlib.suppress(FileNotFoundError):
             if (folder / name).stat().st_mode & 0o077:
                 return Finding(what, FAILED, f"others may read {folder / name}: chmod 600 it")
-    if (folder / "registry.sqlite").exists():
+    if (folder / REGISTRY_FILE).exists():
         try:
             (sound,) = _query(folder, "PRAGMA quick_check")[0]
         except sqlite3.Error as error:
             sound = error
         if sound != "ok":
-            return Finding(what, FAILED, f"{folder / 'registry.sqlite'} is damaged ({sound}): restore it from a backup")
+            return Finding(what, FAILED, f"{folder / REGISTRY_FILE} is damaged ({sound}): restore it from a backup")
     return Finding(what, OK, f"{folder}, its owner's alone")
 
 
@@ -102,7 +103,7 @@ def _user(uid: int) -> str:
 
 
 def _query(folder: Path, query: str) -> list[tuple[object, ...]]:
-    database = (folder / "registry.sqlite").absolute()
+    database = (folder / REGISTRY_FILE).absolute()
     # Without a write-ahead log nobody has it open, and only as immutable SQLite makes none.
     how = "mode=ro" if Path(f"{database}-wal").exists() else "immutable=1"
     with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?{how}", uri=True, timeout=_WAIT_S)) as registry:

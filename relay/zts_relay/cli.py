@@ -12,6 +12,7 @@ from zts import __version__
 from zts.errors import FormatError
 from zts_relay import app, check, config, log
 from zts_relay.config import ConfigError
+from zts_relay.registry import FILE as REGISTRY_FILE
 from zts_relay.registry import Registry
 
 _MISTAKE = 2
@@ -34,6 +35,8 @@ def main() -> None:
         elif command is _check:
             _check(arguments)
         else:
+            if not (arguments.state / REGISTRY_FILE).exists():
+                raise ConfigError("STATE", f"there is no relay's state in {arguments.state}; name its folder with --state")
             registry = _open(arguments.state)
             try:
                 command(registry, arguments)

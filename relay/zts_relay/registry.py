@@ -44,6 +44,9 @@ CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
 
 
+FILE: Final = "registry.sqlite"
+
+
 class Party(NamedTuple):
     """A row of `parties`; times in seconds since 1970, `made_by` the account of the owner whose code it used."""
 
@@ -90,11 +93,13 @@ class Registry:
                 raise FormatError(f"others may write to {state_dir}: chmod go-w it")
             self.secret: Final = _key_file(state_dir / "relay.secret")
             self._private: Final = _key_file(state_dir / "relay.key")
-            database = state_dir / "registry.sqlite"
+            database = state_dir / FILE
             os.close(os.open(database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))  # SQLite gives its side files the same mode
         except OSError as error:
             raise FormatError(f"cannot use the state directory {state_dir}: {error.strerror}") from error
         self.public: Final = crypto.x25519_public(self._private)
+        # Challenges, accounts and codes differ from those of the last run even if the system's random source is stuck.
+        crypto.add_entropy(self.secret + str(clock()).encode())
         self._db: Final = sqlite3.connect(database, timeout=_BUSY_S, isolation_level=None)
         try:
             self._db.execute("PRAGMA journal_mode = WAL")

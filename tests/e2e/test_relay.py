@@ -94,6 +94,13 @@ def test_the_code_is_made_out_for_the_public_host(tmp_path: Path) -> None:
             assert code and identity.parse_join_code(code)[2:] == ("relay.example", relay.leg[1])
 
 
+@pytest.mark.parametrize("command", ["code", "parties", "revoke"])
+def test_a_command_on_a_folder_without_a_relay_makes_none(tmp_path: Path, command: str) -> None:
+    done = run_cli(command, *(["@pi"] if command == "revoke" else []), "--state", str(tmp_path / "typo"))
+    assert done.returncode == 2 and "there is no relay's state in" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 def test_code_and_revoke_work_beside_a_running_relay(tmp_path: Path) -> None:
     with RelayProcess(tmp_path / "state") as relay:
         assert relay.join
