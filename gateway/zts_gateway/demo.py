@@ -50,6 +50,10 @@ def _find_parts() -> Path:
     return micropython
 
 
+def _quiet(_: str) -> None:
+    """The steps of the commands are for who types them."""
+
+
 class _Demo:
     def __init__(self, folder: Path, micropython: Path) -> None:
         self._folder = folder
@@ -67,10 +71,12 @@ class _Demo:
             self._staging = asyncio.create_task(asyncio.to_thread(self._stage))
             code, _ = await asyncio.gather(self._start_relay(), asyncio.shield(self._staging))
             await enrolling.join(self._book, "you", code)
-            await self._enrol_device(progress)
+            progress.step("a MicroPython device boots and enrols itself …")
+            await self._enrol_device()
             await self._door.open(0)
             before = time.monotonic()
-            meeting = await self._sessions.first(progress.step)
+            progress.step("connecting to it …")
+            meeting = await self._sessions.first(_quiet)
             connect_ms = _ms_since(before)
             await self._door.serve(listener.choose(meeting, _SERVICE))
             progress.step("asking for the page …")
@@ -162,7 +168,7 @@ class _Demo:
 
         stage(self._folder / "mpy")
 
-    async def _enrol_device(self, progress: Progress) -> None:
+    async def _enrol_device(self) -> None:
         """As a person does it with `zts enroll`, and the device with the line it prints."""
         device = self._folder / "device"
         line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -176,7 +182,7 @@ class _Demo:
             path = f".frozen:{self._folder / 'mpy'}"
             await self._start("device", str(self._micropython), *options, "-c", program, MICROPYPATH=path)
 
-        enrolment = enrolling.enroll(self._book, _DEVICE, line.set_result, progress.step)
+        enrolment = enrolling.enroll(self._book, _DEVICE, line.set_result, _quiet)
         await asyncio.gather(enrolment, boot())
 
     async def _fetch_and_check(self) -> tuple[_Page, dict[str, Any]]:

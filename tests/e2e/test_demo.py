@@ -79,7 +79,7 @@ def test_parts_not_installed(tmp_path: Path) -> None:
     assert "pip install 'zts[demo]'" in failed(done, 2)
 
 
-@pytest.mark.parametrize("said", ["starting a relay", "waiting for @sensor", "asking for the page"])
+@pytest.mark.parametrize("said", ["starting a relay", "boots and enrols itself", "asking for the page"])
 def test_a_signal_on_the_way(tmp_path: Path, temporary: Path, said: str) -> None:
     with Running(tmp_path / "home", tmp_path / "run", "demo") as demo:
         demo.said(said)
