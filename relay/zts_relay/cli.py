@@ -36,7 +36,9 @@ def main() -> None:
             _check(arguments)
         else:
             if not (arguments.state / REGISTRY_FILE).exists():
-                raise ConfigError("STATE", f"there is no relay's state in {arguments.state}; name its folder with --state")
+                raise ConfigError(
+                    "STATE", f"there is no relay's state in {arguments.state}; name its folder with --state, or start it first"
+                )
             registry = _open(arguments.state)
             try:
                 command(registry, arguments)

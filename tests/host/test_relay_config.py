@@ -10,6 +10,7 @@ import pytest
 from zts import identity
 from zts_relay.cli import main
 from zts_relay.config import Config, parse_listen, parse_public
+from zts_relay.registry import Registry
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     listen = [] if arguments[0] in ("code", "revoke") else ["--listen", "127.0.0.1:0", "--mqtt", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]
     monkeypatch.setattr(sys, "argv", ["zts-relay", *listen, *arguments, "--state", str(tmp_path / "state")])
+    if arguments[0] == "revoke":
+        Registry(tmp_path / "state").close()
     umask = os.umask(0o022)
     try:
         with pytest.raises(SystemExit) as ended:
