@@ -336,9 +336,16 @@ def test_model() -> None:
     REACHED.clear()
     run_state_machine_as_test(
         Model,
-        settings=settings(deadline=None, database=None, max_examples=RUNS, stateful_step_count=80, suppress_health_check=list(HealthCheck)),
+        settings=settings(
+            derandomize=RUNS <= 150,
+            deadline=None,
+            database=None,
+            max_examples=RUNS,
+            stateful_step_count=80,
+            suppress_health_check=list(HealthCheck),
+        ),
     )
     print(f"{RUNS} runs of up to 80 steps: {dict(REACHED)}")
     assert all(
-        REACHED[what] >= RUNS // 15 for what in ("Confirmed", "Opened", "Received", "Writable", "Finished", "Reset", "Gone", "rekey")
+        REACHED[what] > RUNS // 4 for what in ("Confirmed", "Opened", "Received", "Writable", "Finished", "Reset", "Gone", "rekey")
     ), REACHED
