@@ -21,6 +21,7 @@ LONGEST_WAIT_MS = 60_000
 AT_ONCE_MS = 250  # after a good connection was closed: a broker that restarts is not back so soon
 EVICTIONS_MS = 60_000  # two evictions within
 BOARD_PAUSE_MS = 300_000  # a board's, before it tries again what only a person can mend
+REFUSED_SHARE = 20  # while sessions run, a refused message has a twentieth of the time: to read it costs as much again as to refuse it
 ENROL_SILENCES = 3  # connections closed without an answer, until the code counts as unknown: a relay may just restart
 
 # How `zts agent` ends.
@@ -267,8 +268,12 @@ class Agent:
             if name is None:
                 return
             party = identity.parse_fingerprint(name)
-        accepted = self._responder.receive_message_1(payload, party, self._find_peer, board.clock())
-        if accepted is not None and self._client is not None:
+        now = board.clock()
+        accepted = self._responder.receive_message_1(payload, party, self._find_peer, now)
+        if accepted is None:
+            if len(self.sessions):
+                await asyncio.sleep((board.clock() - now + 1) * REFUSED_SHARE / 1000)
+        elif self._client is not None:
             m2 = self.sessions.answer(accepted)
             await self._client.publish(control.inbox_topic(identity.base32(party), self._fp), m2)
 
