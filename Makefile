@@ -25,7 +25,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@tests/fetch_peers.sh
-	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest --durations=10 $(ARGS)
+	PATH="$$PATH:/usr/sbin:/sbin" $(BIN)/pytest -n 3 --dist loadfile --durations=10 $(ARGS)  # most of them wait, so three keep two cores busy
 
 # What it finds stays in .fuzz/: inputs of new ways through the code, and such as break a target's promise.
 SECONDS := 60

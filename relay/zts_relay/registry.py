@@ -5,6 +5,7 @@ transaction; a process learns of the others' changes by `refresh`.
 """
 
 import hashlib
+import fcntl
 import os
 import sqlite3
 import time
@@ -101,12 +102,16 @@ class Registry:
         # Challenges, accounts and codes differ from those of the last run even if the system's random source is stuck.
         crypto.add_entropy(self.secret + str(clock()).encode())
         self._db: Final = sqlite3.connect(database, timeout=_BUSY_S, isolation_level=None)
+        turn = os.open(state_dir, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # SQLite's own patience does not cover the change to WAL
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(_SCHEMA)
         except sqlite3.Error as error:
             self._db.close()
             raise FormatError(f"{database} is no registry of zts-relay: {error}") from error
+        finally:
+            os.close(turn)
         self._parties: dict[bytes, Party] = {}  # by account
         self._by_fp: dict[str, Party] = {}
         self._version = self._data_version()

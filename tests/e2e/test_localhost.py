@@ -271,6 +271,8 @@ def test_http_to_a_service_that_speaks_none(place: Place, counts: Any) -> None:
 @needs_root
 @needs_curl
 def test_another_user(place: Place, counts: Any) -> None:
+    with dial(place.raw_door) as sock:
+        assert sock.recv(len(BANNER), socket.MSG_WAITALL) == BANNER  # so the target has counted those before it
     connections = place.raw.connections
     for door in (place.http_door, place.raw_door):
         done = curl(f"http://{door.line()}/data", user=NOBODY)
