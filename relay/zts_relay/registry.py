@@ -4,8 +4,8 @@ Several processes may use one state directory at once (`zts-relay code` beside t
 transaction; a process learns of the others' changes by `refresh`.
 """
 
-import hashlib
 import fcntl
+import hashlib
 import os
 import sqlite3
 import time
