@@ -527,6 +527,7 @@ def test_a_hundred_thousand_fuzzed_packets(engine: Engine) -> None:
                 warm = _memory(engine)
         took = time.monotonic() - start
         grown = _memory(engine) - warm
+        heard += len(watching.fence())  # else the last ones would come in place of the SUBACK
         assert heard > 100  # what is allowed went on arriving
         assert watching.subscribe(hello(victim.fp)) == [0]
         assert watching.fence() == [(hello(victim.fp), HELLO, True)]
