@@ -91,6 +91,28 @@ FRAME_RST = 0x14  # code1
 SERVICE_TCP = 1
 SERVICE_HANDLER = 2
 SERVICE_HTTP = 3
+SERVICE_SERIAL = 4
+SERVICE_REPL = 5
+
+# --- line messages: what streams of SERVICE_SERIAL and SERVICE_REPL carry, type1 length2 body -----------------------------
+LINE_DATA = 0x00  # bytes of the line
+LINE_SETTINGS = 0x01  # baud4 data_bits1 parity1 stop_bits1
+LINE_MODEM = 0x02  # mask1 values1
+LINE_BREAK = 0x03  # ms2
+LINE_RESET = 0x04  # which1
+LINE_PURGE = 0x05  # which1
+LINE_STATE = 0x06  # bits1
+
+MODEM_DTR = 1
+MODEM_RTS = 2
+RESET_RUN = 1
+RESET_BOOTLOADER = 2
+PURGE_RECEIVED = 1
+PURGE_UNSENT = 2
+STATE_CTS = 0x10
+STATE_DSR = 0x20
+STATE_RI = 0x40
+STATE_CD = 0x80
 
 # --- codes: in RST, GOAWAY, message 2 and the relay's code byte ----------------------------------------------------------
 OK = 0

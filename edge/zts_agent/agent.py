@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .services import Read
+
 DIAL_S = 10  # a TCP and a TLS handshake with the broker, which a chip takes seconds for
 FIRST_WAIT_MS = 1_000
 LONGEST_WAIT_MS = 60_000
@@ -72,16 +74,17 @@ def jitter(ms: int) -> int:
 
 class Agent:
     """`config` is the device's configuration: {"relay": {"address": "host:port"}, "services": {NAME: {"kind", "target"}}}.
+    `kinds` are this machine's own kinds of services: `services.Services`.
 
     Raises FormatError, naming what is wrong with it.
     """
 
-    def __init__(self, config: "dict[str, Any]", store: Keystore) -> None:
+    def __init__(self, config: "dict[str, Any]", store: Keystore, kinds: "dict[str, Read] | None" = None) -> None:
         relay, services = config.get("relay", {}), config.get("services", {})
         if not isinstance(relay, dict) or not isinstance(services, dict) or not isinstance(relay.get("address", ""), str):
             raise FormatError("'relay' and 'services' are tables, and relay.address is a text")
         self._address = identity.split_address(relay["address"]) if relay.get("address") else None
-        self._services = Services(services)
+        self._services = Services(services, kinds)
         self._store = store
         self._duplicate = Duplicate()
         self._client: mqtt.Client | None = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     Serve = Callable[[LinkStream], Awaitable[None]]
+    # From a table's entry to (wire kind, how to serve a stream). Raises FormatError.
+    Read = Callable[[dict[str, Any]], tuple[int, Serve]]
 
 _KINDS = {"tcp": wire.SERVICE_TCP, "handler": wire.SERVICE_HANDLER, "http": wire.SERVICE_HTTP}
 RESERVED = "zts-"  # names that begin so are the agent's own
@@ -30,9 +32,10 @@ class Services:
     """The table made from the configuration's `services`: {NAME: {"kind": KIND, "target": TARGET}}.
 
     tcp: host:port. handler: module:function. http: either, that speaks HTTP/1, so that clients keep browser pages of other sites from it.
+    `kinds` are the further ones of this machine, which read their whole entry themselves.
     """
 
-    def __init__(self, config: "dict[str, Any]") -> None:
+    def __init__(self, config: "dict[str, Any]", kinds: "dict[str, Read] | None" = None) -> None:
         """Raises FormatError, naming the entry. A handler's module is imported now, so that its faults show at the start."""
         if len(config) > wire.MAX_SERVICES:
             raise FormatError(f"at most {wire.MAX_SERVICES} services")
@@ -40,7 +43,7 @@ class Services:
         self._serve: dict[str, Serve] = {}
         for name in sorted(config):
             try:
-                kind, serve = _read_entry(name, config[name])
+                kind, serve = _read_entry(name, config[name], kinds or {})
             except FormatError as error:
                 raise FormatError(f"services.{name}: {error}")
             self.names.append((kind, name))
@@ -54,17 +57,39 @@ class Services:
         return self._serve.get(name)
 
 
-def _read_entry(name: str, entry: "dict[str, Any]") -> "tuple[int, Serve]":
+def one_at_a_time(serve: "Serve") -> "Serve":
+    """Serves one stream; whoever comes meanwhile is told BUSY."""
+    served: list[LinkStream] = []
+
+    async def alone(stream: LinkStream) -> None:
+        if served:
+            stream.reset(wire.BUSY)
+            return
+        served.append(stream)
+        try:
+            await serve(stream)
+        finally:
+            served.pop()
+
+    return alone
+
+
+def _read_entry(name: str, entry: "dict[str, Any]", kinds: "dict[str, Read]") -> "tuple[int, Serve]":
     if identity.check_name(name) != name:
         raise FormatError("a service's name has no @")
     if name.startswith(RESERVED):
         raise FormatError(f"names that begin with {RESERVED} are the agent's own")
-    if not isinstance(entry, dict) or sorted(entry) != ["kind", "target"]:
-        raise FormatError("needs a kind and a target, and nothing else")
+    said = entry.get("kind") if isinstance(entry, dict) else None
+    if not isinstance(said, str):
+        raise FormatError("needs a kind")
+    if said in kinds:
+        return kinds[said](entry)
+    kind = _KINDS.get(said)
+    if kind is None:
+        raise FormatError("the kind is one of " + ", ".join(sorted(list(_KINDS) + list(kinds))))
+    if sorted(entry) != ["kind", "target"] or not isinstance(entry["target"], str):
+        raise FormatError("needs a kind and a target, a text, and nothing else")
     target = entry["target"]
-    kind = _KINDS.get(entry["kind"]) if isinstance(entry["kind"], str) else None
-    if kind is None or not isinstance(target, str):
-        raise FormatError("the kind is tcp, handler or http, the target a text")
     if kind == wire.SERVICE_TCP or (kind == wire.SERVICE_HTTP and target.rpartition(":")[2].isdigit()):
         host, port = identity.split_address(target)
         if port == 0:

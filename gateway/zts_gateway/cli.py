@@ -17,7 +17,13 @@ from zts_gateway import addressbook, broker, daemon, doctor, door, enrolling, li
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
 
-_KINDS = {wire.SERVICE_TCP: "tcp", wire.SERVICE_HANDLER: "handler", wire.SERVICE_HTTP: "http"}
+_KINDS = {
+    wire.SERVICE_TCP: "tcp",
+    wire.SERVICE_HANDLER: "handler",
+    wire.SERVICE_HTTP: "http",
+    wire.SERVICE_SERIAL: "serial",
+    wire.SERVICE_REPL: "repl",
+}
 _CONNECT = """\
 Without a service: the only one there.
 

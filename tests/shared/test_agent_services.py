@@ -240,3 +240,40 @@ def test_a_table_that_is_wrong_names_the_entry():
         assert str(error).startswith(f"services.{name}: "), error
     many = {f"s{n}": {"kind": "tcp", "target": "h:1"} for n in range(wire.MAX_SERVICES + 1)}
     raises(FormatError, services.Services, many)
+
+
+def test_a_machine_has_kinds_of_its_own():
+    read = []
+
+    def loop(entry):
+        if sorted(entry) != ["kind", "turns"]:
+            raise FormatError("needs turns")
+        read.append(entry)
+        return wire.SERVICE_SERIAL, echo
+
+    table = services.Services({"a": {"kind": "loop", "turns": 3}, "b": {"kind": "tcp", "target": "h:1"}}, {"loop": loop})
+    assert table.names == [(wire.SERVICE_SERIAL, "a"), (wire.SERVICE_TCP, "b")] and table.find("a") == echo
+    assert read == [{"kind": "loop", "turns": 3}]
+    for entry in ({"kind": "loop"}, {"kind": "loops", "turns": 3}, {"turns": 3}):
+        error = raises(FormatError, services.Services, {"a": entry}, {"loop": loop})
+        assert str(error).startswith("services.a: "), error
+
+
+def test_one_at_a_time():
+    async def go():
+        lab = Lab(echo)
+        serve = services.one_at_a_time(lambda stream: services.serve_handler(stream, echo))
+        lab._open = lambda stream: lab.tasks.append(asyncio.create_task(serve(stream)))
+        async with lab as client:
+            for _ in range(2):
+                first, second = client.open("echo"), client.open("echo")
+                await first.opened()
+                assert await reset_code(second.opened()) == wire.BUSY
+                await first.send(b"still here")
+                assert await first.read() == b"still here"
+                first.finish()
+                assert await first.read() == b""
+                while lab.device.session.streams():
+                    await asyncio.sleep(0)
+
+    run(go())
