@@ -150,6 +150,10 @@ class LinkStream:
             self._link.session.finish(self.id)
             self._link.flush()
 
+    def was_ended(self) -> bool:
+        """Whether the other side says nothing more, or nobody does."""
+        return self._eof or self._code >= 0
+
     def reset(self, code: int) -> None:
         """RST: the other side learns that bytes may be missing, and why."""
         self._link.session.reset(self.id, code)

@@ -26,6 +26,7 @@ _KINDS = {"tcp": wire.SERVICE_TCP, "handler": wire.SERVICE_HANDLER, "http": wire
 RESERVED = "zts-"  # names that begin so are the agent's own
 DIAL_S = 5  # for a target, which is near
 LINGER_MS = 10_000  # for what the other side may still say after we said all
+HANDOVER_MS = 5_000  # for a stream whose client has ended it, until the next one gets its place
 
 
 class Services:
@@ -58,18 +59,25 @@ class Services:
 
 
 def one_at_a_time(serve: "Serve") -> "Serve":
-    """Serves one stream; whoever comes meanwhile is told BUSY."""
+    """Serves one stream; whoever comes meanwhile is told BUSY, but for the first who finds one that is about to end."""
     served: list[LinkStream] = []
 
     async def alone(stream: LinkStream) -> None:
-        if served:
+        # A program that ends and the next one follow each other at once.
+        if served and (len(served) > 1 or not served[0].was_ended()):
             stream.reset(wire.BUSY)
             return
         served.append(stream)
         try:
-            await serve(stream)
+            end = board.clock() + HANDOVER_MS
+            while served[0] is not stream and board.clock() < end:
+                await asyncio.sleep(0.01)
+            if served[0] is stream:
+                await serve(stream)
+            else:
+                stream.reset(wire.BUSY)
         finally:
-            served.pop()
+            served.remove(stream)
 
     return alone
 

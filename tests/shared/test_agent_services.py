@@ -2,60 +2,17 @@
 
 import asyncio
 import json
-from pipes import Pipe, run
+from pipes import run
 
 from check import raises
-from zts import session, wire
-from zts.errors import FormatError, StreamReset
-from zts.link import BOARD_READ, Link
+from served import Served, read_all, reset_code
+from zts import wire
+from zts.errors import FormatError
 from zts_agent import board, page, services
 
-BOARD = session.Offer(wire.BOARD_MAX_RECORD, wire.BOARD_WINDOW)
-KEY = bytes(32)
 
-
-class Lab:
-    """`async with Lab(handler) as client:` a client's link to a device whose every stream runs the handler."""
-
-    def __init__(self, handler):
-        self._handler = handler
-        self.tasks = []
-
-    async def __aenter__(self):
-        board.tidy_memory()  # as an agent does at its start
-        up, down = Pipe(), Pipe()
-        self.client = Link(session.Session(wire.ROLE_CLIENT, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ)
-        self.device = Link(session.Session(wire.ROLE_DEVICE, KEY, BOARD, BOARD, 8), board.clock, BOARD_READ, [], self._open)
-        for link in (self.client, self.device):
-            link.session.start_leg(board.clock())
-        self._running = [asyncio.create_task(self.client.run(down, up)), asyncio.create_task(self.device.run(up, down))]
-        assert await self.client.ready()
-        return self.client
-
-    async def __aexit__(self, *_):
-        self.client.close()
-        for task in self._running + self.tasks:
-            await task
-
-    def _open(self, stream):
-        self.tasks.append(asyncio.create_task(services.serve_handler(stream, self._handler)))
-
-
-async def read_all(stream):
-    data = []
-    while True:
-        part = await stream.read()
-        if not part:
-            return b"".join(data)
-        data.append(part)
-
-
-async def reset_code(work):
-    try:
-        await work
-    except StreamReset as reset:
-        return reset.code
-    raise AssertionError("not reset")
+def lab(handler):
+    return Served(lambda stream: services.serve_handler(stream, handler))
 
 
 async def echo(reader, writer):
@@ -75,7 +32,7 @@ async def broken(reader, writer):
 
 def test_a_handler_serves_and_ends_its_stream():
     async def go():
-        async with Lab(echo) as client:
+        async with lab(echo) as client:
             for size in (0, 1, 5000):
                 stream = client.open("echo")
                 await stream.opened()
@@ -89,7 +46,7 @@ def test_a_handler_serves_and_ends_its_stream():
 
 def test_a_handler_that_raises_resets_its_stream_and_nothing_else():
     async def go():
-        async with Lab(broken) as client:
+        async with lab(broken) as client:
             for _ in range(3):
                 assert await reset_code(read_all(client.open("x"))) == wire.TARGET_RESET
             assert client.session.streams() == 0
@@ -109,14 +66,14 @@ def test_single_bytes_that_nobody_takes_are_put_together():
             await gate.wait()
             writer.write(str(len(await read_all(reader))).encode())
 
-        lab = Lab(late)
-        async with lab as client:
+        served = lab(late)
+        async with served as client:
             stream = client.open("late")
             await stream.opened()
             for _ in range(1000):
                 await stream.send(b"x")
             stream.finish()
-            kept = lab.device._streams[stream.id]
+            kept = served.device._streams[stream.id]
             while not kept._eof:
                 await asyncio.sleep(0)
             assert len(kept._chunks) <= 4
@@ -128,7 +85,7 @@ def test_single_bytes_that_nobody_takes_are_put_together():
 
 def test_an_answer_before_the_end_of_the_question_arrives():
     async def go():
-        async with Lab(hasty) as client:
+        async with lab(hasty) as client:
             stream = client.open("x")
             await stream.opened()
             # More than the window: it can only go out when somebody takes it.
@@ -169,7 +126,7 @@ async def ask(client, request):
 def test_the_page():
     async def go():
         board.device_name = "sensor42"
-        async with Lab(page.page) as client:
+        async with lab(page.page) as client:
             head, body = await ask(client, b"GET / HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 200 OK\r\n") and b"Content-Type: text/html; charset=utf-8" in head
             assert f"Content-Length: {len(body)}".encode() in head
@@ -261,10 +218,8 @@ def test_a_machine_has_kinds_of_its_own():
 
 def test_one_at_a_time():
     async def go():
-        lab = Lab(echo)
-        serve = services.one_at_a_time(lambda stream: services.serve_handler(stream, echo))
-        lab._open = lambda stream: lab.tasks.append(asyncio.create_task(serve(stream)))
-        async with lab as client:
+        served = Served(services.one_at_a_time(lambda stream: services.serve_handler(stream, echo)))
+        async with served as client:
             for _ in range(2):
                 first, second = client.open("echo"), client.open("echo")
                 await first.opened()
@@ -273,7 +228,38 @@ def test_one_at_a_time():
                 assert await first.read() == b"still here"
                 first.finish()
                 assert await first.read() == b""
-                while lab.device.session.streams():
+                while served.device.session.streams():
                     await asyncio.sleep(0)
+
+    run(go())
+
+
+def test_the_next_follows_at_once_on_one_that_ends():
+    async def slow(reader, writer):
+        while await reader.read():
+            pass
+        await asyncio.sleep(0.05)
+
+    async def go():
+        async with Served(services.one_at_a_time(lambda stream: services.serve_handler(stream, slow))) as client:
+            stream = client.open("slow")
+            await stream.opened()
+            for in_order in (True, False, True, False):
+                if in_order:
+                    stream.finish()
+                else:
+                    stream.reset(wire.OK)
+                late, stream = stream, client.open("slow")
+                busy = client.open("slow")
+                await stream.opened()
+                assert await reset_code(busy.opened()) == wire.BUSY
+                assert not in_order or await read_all(late) == b""
+            handover = services.HANDOVER_MS
+            services.HANDOVER_MS = 20
+            try:
+                stream.finish()
+                assert await reset_code(client.open("slow").opened()) == wire.BUSY
+            finally:
+                services.HANDOVER_MS = handover
 
     run(go())
