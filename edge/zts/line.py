@@ -16,6 +16,8 @@ SIZES = {
     wire.LINE_PURGE: 1,
     wire.LINE_STATE: 1,
 }
+BAUD_MIN = 50
+BAUD_MAX = 4_000_000
 PARITIES = "NEOMS"  # none, even, odd, mark, space: 0 to 4
 DATA_MAX = 1024  # bytes in one DATA message that we write
 _HEAD = 3
@@ -39,7 +41,7 @@ def settings(baud: int, data_bits: int, parity: str, stop_bits: int) -> bytes:
 def read_settings(body: bytes) -> "tuple[int, int, str, int]":
     """(baud, data bits, parity, stop bits). Raises RemoteError for what no serial port can be."""
     baud = int.from_bytes(body[:4], "big")
-    if not 50 <= baud <= 4_000_000 or not 5 <= body[4] <= 8 or body[5] >= len(PARITIES) or not 1 <= body[6] <= 2:
+    if not BAUD_MIN <= baud <= BAUD_MAX or not 5 <= body[4] <= 8 or body[5] >= len(PARITIES) or not 1 <= body[6] <= 2:
         raise RemoteError("settings that no serial port has")
     return baud, body[4], PARITIES[body[5]], body[6]
 

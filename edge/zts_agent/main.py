@@ -12,6 +12,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .services import Read, Serve
+
 
 def read_config(path: str) -> "dict[str, Any]":
     """Raises FormatError."""
@@ -25,8 +27,17 @@ def read_config(path: str) -> "dict[str, Any]":
     return config
 
 
+def _read_serial(entry: "dict[str, Any]") -> "tuple[int, Serve]":
+    from . import uart
+
+    return uart.read_entry(entry)
+
+
+KINDS: "dict[str, Read]" = {"serial": _read_serial}  # this machine's own services, each loaded only where one is configured
+
+
 def main(folder: str = "") -> None:
     """For ever."""
     config = read_config(folder + "/config.json")
     state = config["identity"]["state"]
-    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state)).run())
+    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state), KINDS).run())

@@ -2,12 +2,17 @@
 
 import tomllib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zts import wire
 from zts.errors import FormatError
+from zts_agent import serial
 from zts_agent.agent import Agent, AgentError
 from zts_agent.keystore import Keystore
 from zts_gateway.ui import Exit, Failure
+
+if TYPE_CHECKING:
+    from zts_agent.services import Read, Serve
 
 # What a person does about an AgentError.
 _HINTS = {
@@ -65,10 +70,19 @@ def adopt(state: Path, line: str) -> None:
         raise Failure(Exit.USAGE, f"cannot write in {state} ({error.strerror}); correct `state` in the configuration") from None
 
 
+def _read_serial(entry: dict[str, Any]) -> "tuple[int, Serve]":
+    from zts_gateway import serial_port
+
+    return wire.SERVICE_SERIAL, serial.serve_port(serial_port.read(entry))
+
+
+KINDS: "dict[str, Read]" = {"serial": _read_serial}  # of services, beside those that boards have too
+
+
 def make_agent(settings: Settings, path: Path) -> Agent:
     """Raises Failure when the configuration is of no use."""
     try:
-        return Agent(settings.device, Keystore(str(settings.state)))
+        return Agent(settings.device, Keystore(str(settings.state)), KINDS)
     except FormatError as error:
         raise _wrong(path, str(error)) from None
 
