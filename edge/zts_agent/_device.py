@@ -19,7 +19,6 @@ from zts.session import Offer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 CHIP = sys.platform not in ("linux", "darwin")
@@ -31,11 +30,11 @@ SESSIONS = wire.BOARD_SESSIONS
 STREAMS = wire.BOARD_STREAMS
 OFFER = Offer(wire.BOARD_MAX_RECORD, wire.BOARD_WINDOW)
 READ = BOARD_READ
+MPY = sys.implementation._mpy & 0xFFFF  # version1, then arch6 sub-version2; further bits are a chip's extensions
 RUNTIME = f"{sys.implementation[0]} {'.'.join([str(part) for part in sys.implementation[1][:3]])} on {sys.implementation[2]}"
 
 _IPPROTO_TCP = 6
 _TCP_NODELAY = 1
-_WATCHDOG_MS = 8_000  # an rp2 allows 8388; the longest we compute without a pause is one handshake, about 2 s
 _CERTIFICATE_REFUSED = -0x2700  # MBEDTLS_ERR_X509_CERT_VERIFY_FAILED
 
 _TLS_RETRY_S = 0.01
@@ -230,11 +229,6 @@ def replace_file(path: str, text: str) -> None:
     with open(path + ".new", "w") as file:
         file.write(text)
     os.rename(path + ".new", path)
-
-
-def start_watchdog() -> "Callable[[], None] | None":
-    """What must be called every few seconds from now on, or None where there is no watchdog."""
-    return machine.WDT(timeout=_WATCHDOG_MS).feed if CHIP else None
 
 
 def tidy_memory() -> None:

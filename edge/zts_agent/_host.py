@@ -11,7 +11,7 @@ import ssl
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ SESSIONS = wire.HOST_SESSIONS
 STREAMS = wire.HOST_STREAMS
 OFFER = Offer(wire.RECORD_MAX_LEN, wire.HOST_WINDOW)
 READ = HOST_READ
+MPY: int | None = None
 RUNTIME = f"{sys.implementation.name} {'.'.join(map(str, sys.implementation.version[:3]))} on {sys.platform}"
 
 # Unacknowledged bytes end a connection a little after the session gave it up, so that closing it never waits for long.
@@ -114,11 +115,6 @@ def replace_file(path: str, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def start_watchdog() -> Callable[[], None] | None:
-    """None: what restarts a failed process is the service manager's business."""
-    return None
 
 
 def tidy_memory() -> None:

@@ -74,18 +74,19 @@ def jitter(ms: int) -> int:
 
 class Agent:
     """`config` is the device's configuration: {"relay": {"address": "host:port"}, "services": {NAME: {"kind", "target"}}}.
-    `kinds` are this machine's own kinds of services: `services.Services`.
+    `kinds` are this machine's own kinds of services: `services.Services`. `slots` is a board's `slots.Slots`, from which it runs.
 
     Raises FormatError, naming what is wrong with it.
     """
 
-    def __init__(self, config: "dict[str, Any]", store: Keystore, kinds: "dict[str, Read] | None" = None) -> None:
+    def __init__(self, config: "dict[str, Any]", store: Keystore, kinds: "dict[str, Read] | None" = None, slots: "Any" = None) -> None:
         relay, services = config.get("relay", {}), config.get("services", {})
         if not isinstance(relay, dict) or not isinstance(services, dict) or not isinstance(relay.get("address", ""), str):
             raise FormatError("'relay' and 'services' are tables, and relay.address is a text")
         self._address = identity.split_address(relay["address"]) if relay.get("address") else None
         self._services = Services(services, kinds)
         self._store = store
+        self._slots = slots
         self._duplicate = Duplicate()
         self._client: mqtt.Client | None = None
         self._said = b""  # the epoch of the hello we published on this connection
@@ -108,6 +109,8 @@ class Agent:
             self._responder = control.Responder(self._s, board.clock())
             self.sessions = Sessions(account, self._address or (account.host, account.port), self._owner_fp, self._services)
             self._services.add_own("status", self._tell_status)
+            if self._slots is not None:
+                self._services.add_own("update", self._update)
             try:
                 await self._stay_online(account)
             finally:
@@ -116,11 +119,10 @@ class Agent:
             feeding.cancel()
 
     async def _feed(self) -> None:
-        feed = board.start_watchdog()
         while True:
             board.clock()  # ticks wrap
-            if feed is not None:
-                feed()
+            if self._slots is not None:
+                self._slots.feed()
             await asyncio.sleep(2)
 
     async def _pause(self, error: AgentError) -> None:
@@ -228,6 +230,8 @@ class Agent:
         # Published before we listen to it: from then on only another agent can say a hello that is not ours.
         await self._say_hello()
         await client.subscribe(control.hello_topic(self._fp))
+        if self._slots is not None:
+            self._slots.confirm()
         board.log("online", fp=self._fp)
         await client.run(self._on_tick)
 
@@ -256,7 +260,23 @@ class Agent:
         told["sessions"] = len(self.sessions)
         told["refused"] = dict(self._responder.refused)
         told["refused"].update(self.sessions.refused)
+        slots = self._slots
+        told["slot"] = None if slots is None else {"boots": slots.slot, "trial": slots.on_trial, "why": slots.why}
         writer.write(json.dumps(told).encode())
+
+    async def _update(self, reader: link.LinkStream, writer: link.LinkStream) -> None:
+        from . import update
+
+        await update.serve(self._slots, reader, writer, self._leave)
+
+    def _leave(self) -> None:
+        self._leaving = asyncio.create_task(self._start_anew())
+
+    async def _start_anew(self) -> None:
+        await asyncio.sleep(1)  # for the answer to arrive
+        await self.sessions.close()
+        self._disconnect()
+        self._slots.restart()
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

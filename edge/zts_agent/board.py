@@ -9,6 +9,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import BOARD as BOARD
+    from ._host import MPY as MPY
     from ._host import OFFER as OFFER
     from ._host import READ as READ
     from ._host import RUNTIME as RUNTIME
@@ -23,12 +24,12 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import memory as memory
     from ._host import reading as reading
     from ._host import replace_file as replace_file
-    from ._host import start_watchdog as start_watchdog
     from ._host import tidy_memory as tidy_memory
     from ._host import within as within
 else:
     from ._device import (  # noqa: F401
         BOARD,
+        MPY,
         OFFER,
         READ,
         RUNTIME,
@@ -43,7 +44,6 @@ else:
         memory,
         reading,
         replace_file,
-        start_watchdog,
         tidy_memory,
         within,
     )

@@ -1,4 +1,6 @@
-"""What a board runs: `from zts_agent import main; main.main(folder)`. The folder holds config.json; the state lies where it says."""
+"""What a board runs: `from zts_agent import main; main.main(folder, slots)`. The folder holds config.json; the state lies where it
+says. `/main.py` of a board, which no update changes, calls it so.
+"""
 
 import asyncio
 import json
@@ -36,8 +38,8 @@ def _read_serial(entry: "dict[str, Any]") -> "tuple[int, Serve]":
 KINDS: "dict[str, Read]" = {"serial": _read_serial}  # this machine's own services, each loaded only where one is configured
 
 
-def main(folder: str = "") -> None:
-    """For ever."""
+def main(folder: str = "", slots: "Any" = None) -> None:
+    """For ever. `slots`: `slots.Slots`, or None where the agent does not lie in slots."""
     config = read_config(folder + "/config.json")
     state = config["identity"]["state"]
-    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state), KINDS).run())
+    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state), KINDS, slots).run())

@@ -37,6 +37,7 @@ async def measure() -> "dict[str, Any]":
     return {
         "version": __version__,
         "runtime": board.RUNTIME,
+        "mpy": board.MPY,
         "uptime_ms": board.clock(),
         "heap_free": free,
         "heap_used": used,

@@ -13,7 +13,7 @@ from zts_gateway import stage
 ROOT = board.TESTS.parent
 SOURCES = sorted(path for folder in ("edge", "gateway", "relay", "firmware") for path in (ROOT / folder).rglob("*.py"))
 EDGE = [path for path in SOURCES if path.is_relative_to(board.EDGE)]
-ON_BOARD = [source for source, _ in stage.sources()]
+ON_BOARD = [source for source, _ in stage.sources()] + sorted((ROOT / "firmware" / "zts_firmware").glob("*.py"))
 MAX_LINES = 420
 CHOOSERS = [board.EDGE / "zts" / "crypto" / "__init__.py", board.EDGE / "zts_agent" / "board.py"]
 # CPython's modules that MicroPython lacks, or has in a form too large for a board.
@@ -123,7 +123,9 @@ def test_types_may_be_imported_for_the_checker() -> None:
 
 
 def test_there_are_sources() -> None:
-    assert {"zts", "zts_agent", "zts_gateway", "zts_relay"} <= {part for path in SOURCES for part in path.relative_to(ROOT).parts}
+    assert {"zts", "zts_agent", "zts_firmware", "zts_gateway", "zts_relay"} <= {
+        part for path in SOURCES for part in path.relative_to(ROOT).parts
+    }
     assert all(path.is_file() for path in CHOOSERS)
 
 

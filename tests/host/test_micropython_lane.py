@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import board
+from zts_gateway.stage import stage_slots
 
 FILES = sorted((board.TESTS / "shared").rglob("test_*.py"))
 LIMIT = 80_000  # bytes of .mpy files on a board
@@ -14,6 +15,7 @@ LIMIT = 80_000  # bytes of .mpy files on a board
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("edge")
     board.compile_edge(target)
+    stage_slots(target / "zts_firmware" / "slots.mpy")
     return target
 
 

@@ -1,0 +1,1 @@
+"""What lies on a board outside of the agent's slots."""
