@@ -115,7 +115,7 @@ class _Update:
             raise FormatError("mpy")
         last, starts = "", False
         with open(self._new, "w") as file:
-            file.write(f'{{"version": "{version}", "mpy": {mpy}, "files": [')
+            file.write(f'{{"version": "{version}", "mpy": {json.dumps(mpy)}, "files": [')
             for number in range(files):
                 entry = await self._line()
                 if not _is_entry(entry) or entry[0] <= last:
@@ -153,10 +153,8 @@ class _Update:
         board.make_folder(self._folder)
         stay = [path for number, (path, _, _) in enumerate(self._entries()) if number not in lacking]
         _prune(self._folder, "", stay)
-        about = os.statvfs(self._folder)
-        block = about[1]
-        need = sum([size // block + 1 for number, (_, size, _) in enumerate(self._entries()) if number in lacking])
-        if need > about[4]:
+        block, free = _room(self._folder)
+        if sum([size // block + 1 for number, (_, size, _) in enumerate(self._entries()) if number in lacking]) > free:
             raise FormatError("space")
 
     async def _take_file(self, path: str, size: int, digest: str) -> None:
@@ -201,6 +199,12 @@ def _digest(path: str) -> str:
             if not size:
                 return hexlify(seen.digest()).decode()
             seen.update(memoryview(piece)[:size])
+
+
+def _room(folder: str) -> "tuple[int, int]":
+    """(bytes of a block, free blocks) of the file system."""
+    about = os.statvfs(folder)
+    return about[1], about[4]
 
 
 def _remove(path: str) -> None:

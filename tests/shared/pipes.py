@@ -37,6 +37,17 @@ class Pipe:
             self._chunks.insert(0, data[n:])
         return data[:n]
 
+    async def readline(self):
+        """As LinkStream's."""
+        line = b""
+        while len(line) < 4096 and not line.endswith(b"\n"):
+            end = self._chunks[0].find(b"\n") + 1 if self._chunks else 1
+            part = await self.read(min(end or len(self._chunks[0]), 4096 - len(line)))
+            if not part:
+                break
+            line += part
+        return line
+
     async def readexactly(self, n):
         data = b""
         while len(data) < n:
