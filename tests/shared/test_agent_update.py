@@ -403,7 +403,7 @@ def test_memory_is_the_same_for_a_large_update():
         for count in (1, 1, update.FILES_MAX):
             with Device(OLD) as device:
                 used.append(0)
-                assert run(device.talk(lambda up, down: talk(up, names[-count:]))) == {"error": "cut"}
+                assert run(device.talk(lambda up, down, count=count: talk(up, names[-count:]))) == {"error": "cut"}
     finally:
         update._digest = real
     if board.BOARD:
