@@ -75,7 +75,6 @@ ROLE_DEVICE = 2
 RECORD_HEAD_BYTES = 6  # len2 stream4; also the associated data
 RECORD_MIN_LEN = 17  # a frame of one byte and the tag
 RECORD_MAX_LEN = 0xFFFF  # what len2 can say: ciphertext and tag
-REKEY_RECORDS = 0x10000  # Noise REKEY before every 2^16th record
 
 FRAME_RESUME = 0x01  # {stream4 rx_offset8}*
 FRAME_INFO = 0x02  # more1 {kind1 length1 name}*
@@ -131,6 +130,7 @@ DRAIN = 11
 QUOTA = 12
 
 # --- limits ----------------------------------------------------------------------------------------------------------------
+REKEY_RECORDS = 0x10000  # Noise REKEY before every 2^16th record
 NAME_MAX_CHARS = 32  # of a party or a service
 URL_MAX_CHARS = 80  # a broker's URL: message 2 has room for 95 beside code, account, keys and pin
 SEEN_EPHEMERALS = 64  # per epoch; full: rotate. 2 epochs x 64 x 8 bytes = 1 KiB on a board

