@@ -10,6 +10,7 @@ import struct
 import sys
 import time
 
+import machine
 import tls
 
 from zts import crypto, wire
@@ -21,9 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CHIP = sys.platform not in ("linux", "darwin")
-if CHIP:
-    import machine
+CHIP = hasattr(machine, "WDT")  # and all else of a chip; not on the unix port
 
 BOARD = True
 SESSIONS = wire.BOARD_SESSIONS

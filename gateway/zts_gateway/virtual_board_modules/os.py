@@ -1,0 +1,68 @@
+"""`os` as on a chip: the port's own, sizes in a listing, and dupterm.
+
+What is printed goes to the terminal too; what is written to sys.stdout does not, as the port cannot have it so.
+"""
+
+import builtins
+import io
+
+import _chip
+import uos
+from uos import *  # noqa: F403
+
+_FOLDER = 0x4000
+
+_print = builtins.print
+_terminal = None
+
+
+def ilistdir(folder="."):
+    for name, kind, inode, *_ in uos.ilistdir(folder):
+        try:
+            size = 0 if kind == _FOLDER else uos.stat(folder + "/" + name)[6]
+        except OSError:  # mounted, and not there to be looked at
+            size = 0
+        yield name, kind, inode, size
+
+
+def _print_twice(*values, file=None, **options):
+    _print(*values, file=file, **options) if file else _print(*values, **options)
+    if file is None and _terminal is not None:
+        text = io.StringIO()
+        _print(*values, file=text, **options)
+        try:
+            _terminal.write(text.getvalue().replace("\n", "\r\n").encode())
+        except Exception as error:
+            _deactivate(error)
+
+
+def _deactivate(why):
+    dupterm(None)
+    _print("dupterm:", why)
+
+
+def dupterm(stream, index=0):
+    """Gives the stream before it."""
+    global _terminal
+    if index != 0:
+        raise ValueError("invalid dupterm index")
+    before, _terminal = _terminal, stream
+    builtins.print = _print if stream is None else _print_twice
+    return before
+
+
+def dupterm_notify(_):
+    """Takes what the terminal has: 0x03 interrupts the program that runs, as from the cable."""
+    byte = bytearray(1)
+    while _terminal is not None:
+        try:
+            count = _terminal.readinto(byte)
+        except Exception as error:
+            _deactivate(error)
+            return
+        if count is None:
+            return
+        if count == 0:
+            _deactivate("EOF received, deactivating")
+            return
+        _chip.tell("typed", byte[0])
