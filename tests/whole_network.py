@@ -19,6 +19,8 @@ from relay_process import RelayProcess
 
 WAIT_S = 90.0  # for anything that must come; generous: the machine may be busy
 _ZTS = (sys.executable, "-m", "zts_gateway.cli")
+# A device's: name to (kind, target), or to all that is said of it.
+Services = dict[str, tuple[str, str]] | dict[str, dict[str, Any]]
 _MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 
 
@@ -203,8 +205,8 @@ class Network:
         return found
 
     @contextlib.contextmanager
-    def linux_device(self, name: str, services: dict[str, tuple[str, str]]) -> Iterator["LinuxDevice"]:
-        """A `zts agent`, enrolled as a person does it. `services`: name to (kind, target)."""
+    def linux_device(self, name: str, services: Services) -> Iterator["LinuxDevice"]:
+        """A `zts agent`, enrolled as a person does it."""
         device = LinuxDevice(self.folder / "devices" / name, services)
         with self.run(f"enroll-{name}", "enroll", f"@{name}") as enrolment:
             device.start("--join", "--code-file", "-", stdin=enrolment.line() + "\n")
@@ -226,12 +228,15 @@ class Network:
 
 
 class LinuxDevice:
-    def __init__(self, folder: Path, services: dict[str, tuple[str, str]]) -> None:
+    def __init__(self, folder: Path, services: Services) -> None:
         self.folder = folder
         folder.mkdir(parents=True)
         self.config = folder / "agent.toml"
-        tables = [f'[services.{name}]\nkind = "{kind}"\ntarget = "{target}"\n' for name, (kind, target) in services.items()]
-        self.config.write_text('[identity]\nstate = "state"\n' + "".join(tables))
+        tables = ""
+        for name, said in services.items():
+            entry = said if isinstance(said, dict) else dict(zip(("kind", "target"), said, strict=True))
+            tables += f"[services.{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items())
+        self.config.write_text('[identity]\nstate = "state"\n' + tables)
         self._starts = 0
         self.running: Running
 

@@ -73,11 +73,14 @@ async def serve_line(stream: LinkStream, port: "Port") -> None:
     """Until the client ends the stream, or the port fails; then closes the port. A line has no end of its own, so the client's is also
     the end of what it hears: when all it wrote has left the port.
     """
+    whole = False
     try:
         stream.accept()
-        await _Line(stream, port).run()
+        whole = await _Line(stream, port).run()
     finally:
         port.close()
+    if whole:
+        stream.finish()
 
 
 class _Line:
@@ -86,12 +89,13 @@ class _Line:
         self._port = port
         self._sending = asyncio.Lock()  # whole messages: two tasks send them
 
-    async def run(self) -> None:
+    async def run(self) -> bool:
+        """Whether it ended in order, with the last message whole."""
         tasks = [asyncio.create_task(self._guard(work)) for work in (self._to_client, self._watch)]
         try:
             if await self._guard(self._to_port):
                 await board.within(ENDING_S, self._sending.acquire())
-                self._stream.finish()
+                return True
         except OSError:
             self._stream.reset(wire.IDLE)
         finally:
@@ -101,6 +105,7 @@ class _Line:
                     await task
                 except asyncio.CancelledError:
                     pass
+        return False
 
     async def _guard(self, work: "Callable[[], Awaitable[None]]") -> bool:
         """Whether it ended in order."""

@@ -2,7 +2,6 @@
 counters; for these alone the ioctl calls are answered here."""
 
 import asyncio
-import contextlib
 import errno
 import fcntl
 import os
@@ -10,7 +9,6 @@ import struct
 import sys
 import termios
 import time
-import tty
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import pytest
 import serial as pyserial
 
+from cable import Cable
 from served import Served, read_all, reset_code
 from zts import line, wire
 from zts.errors import FormatError
@@ -25,42 +24,13 @@ from zts_gateway import daemon, serial_port
 from zts_gateway.ui import Exit, Failure
 
 READY = wire.STATE_CTS | wire.STATE_DSR | wire.STATE_CD
-TCGETS2 = 0x802C542A
 CMSPAR = 0o10000000000
-
-
-class Cable:
-    """The other end of a pty; `path` is the port."""
-
-    def __init__(self) -> None:
-        self.fd, port = os.openpty()
-        tty.setraw(self.fd)
-        os.set_blocking(self.fd, False)
-        self.path = os.ttyname(port)
-        os.close(port)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    async def heard(self, size: int) -> bytes:
-        got = b""
-        while len(got) < size:
-            with contextlib.suppress(BlockingIOError):
-                got += os.read(self.fd, 1 << 16)
-            await asyncio.sleep(0.001)
-        return got
-
-    def rate(self) -> int:
-        return int(struct.unpack("4I20B2I", fcntl.ioctl(self.fd, TCGETS2, bytes(44)))[-1])
 
 
 @pytest.fixture
 def cable() -> Iterator[Cable]:
-    cable = Cable()
-    yield cable
-    cable.close()
+    with Cable() as cable:
+        yield cable
 
 
 def run(work: "Coroutine[Any, Any, None]") -> None:
