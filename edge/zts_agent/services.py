@@ -92,19 +92,28 @@ def _read_entry(name: str, entry: "dict[str, Any]", kinds: "dict[str, Read]") ->
         raise FormatError("needs a kind")
     if said in kinds:
         return kinds[said](entry)
-    kind = _KINDS.get(said)
-    if kind is None:
-        raise FormatError("the kind is one of " + ", ".join(sorted(list(_KINDS) + list(kinds))))
+    if said not in _KINDS:
+        raise FormatError("the kind is one of " + ", ".join(sorted(set(_KINDS) | set(kinds))))
+    return read_target(entry)
+
+
+def read_target(entry: "dict[str, Any]") -> "tuple[int, Serve]":
+    """Reads an entry that is of a kind of every machine. Raises FormatError."""
+    kind = _KINDS[entry["kind"]]
     if sorted(entry) != ["kind", "target"] or not isinstance(entry["target"], str):
         raise FormatError("needs a kind and a target, a text, and nothing else")
     target = entry["target"]
-    if kind == wire.SERVICE_TCP or (kind == wire.SERVICE_HTTP and target.rpartition(":")[2].isdigit()):
+    if kind == wire.SERVICE_TCP or (kind == wire.SERVICE_HTTP and is_address(target)):
         host, port = identity.split_address(target)
         if port == 0:
             raise FormatError("port 0 is no target")
         return kind, lambda stream: serve_tcp(stream, host, port)
     handler = _find_handler(target)
     return kind, lambda stream: serve_handler(stream, handler)
+
+
+def is_address(target: str) -> bool:
+    return target.rpartition(":")[2].isdigit()
 
 
 def _find_handler(target: str) -> "Callable[[LinkStream, LinkStream], Awaitable[None]]":
@@ -128,7 +137,7 @@ async def serve_handler(stream: LinkStream, handler: "Callable[[LinkStream, Link
         await handler(stream, stream)
         await stream.drain()
         stream.finish()
-        await _spill(stream)
+        await spill(stream)
     except StreamReset:
         pass
     except Exception as error:
@@ -136,7 +145,7 @@ async def serve_handler(stream: LinkStream, handler: "Callable[[LinkStream, Link
         stream.reset(wire.TARGET_RESET)
 
 
-async def _spill(stream: LinkStream) -> None:
+async def spill(stream: LinkStream) -> None:
     """Takes what a client still sends to a handler that has ended, for a while: a reset now could erase the answer on its way."""
     end = board.clock() + LINGER_MS
     try:
@@ -146,18 +155,18 @@ async def _spill(stream: LinkStream) -> None:
         stream.reset(wire.IDLE)
 
 
-async def serve_tcp(stream: LinkStream, host: str, port: int) -> None:
-    """Joins the stream to a TCP target."""
+async def serve_tcp(stream: LinkStream, host: str, port: int, splice: "Callable[[LinkStream, Any, Any], Splice] | None" = None) -> None:
+    """Joins the stream to a TCP target, by a splice of one's own perhaps."""
     try:
         reader, writer = await board.within(DIAL_S, board.dial(host, port))
     except OSError:
         stream.reset(wire.TARGET_REFUSED)
         return
     stream.accept()
-    await _Splice(stream, reader, writer).run()
+    await (splice or Splice)(stream, reader, writer).run()
 
 
-class _Splice:
+class Splice:
     """A stream and the connection to its target; each direction ends by itself."""
 
     def __init__(self, stream: LinkStream, reader: "Any", writer: "Any") -> None:
@@ -182,6 +191,14 @@ class _Splice:
             else:
                 board.break_off(self._writer)
 
+    def to_target(self, data: bytes) -> bytes:
+        """What of what the client says passes on."""
+        return data
+
+    def from_target(self, data: bytes) -> bytes:
+        """What of what the target says passes on; b"" is its end."""
+        return data
+
     async def _guard(self, work: "Callable[[], Awaitable[None]]") -> bool:
         """Whether it ended in order."""
         try:
@@ -198,7 +215,7 @@ class _Splice:
             data = await self._stream.read(board.READ)
             if not data:
                 break
-            self._writer.write(data)
+            self._writer.write(self.to_target(data))
             await self._writer.drain()
         if not board.finish_writing(self._writer):
             # The target cannot be told that the client has finished: it gets some time to say the rest.
@@ -210,10 +227,9 @@ class _Splice:
                 raise StreamReset(wire.OK)
 
     async def _from_target(self) -> None:
-        while True:
+        data = b" "
+        while data:
             data = await self._reader.read(board.READ)
-            if not data:
-                break
             self._moved = board.clock()
-            await self._stream.send(data)
+            await self._stream.send(self.from_target(data))
         self._stream.finish()

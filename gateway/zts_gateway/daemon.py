@@ -9,6 +9,7 @@ from zts.errors import FormatError
 from zts_agent import serial
 from zts_agent.agent import Agent, AgentError
 from zts_agent.keystore import Keystore
+from zts_gateway import http_service
 from zts_gateway.ui import Exit, Failure
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _read_serial(entry: dict[str, Any]) -> "tuple[int, Serve]":
     return wire.SERVICE_SERIAL, serial.serve_port(serial_port.read(entry))
 
 
-KINDS: "dict[str, Read]" = {"serial": _read_serial}  # of services, beside those that boards have too
+KINDS: "dict[str, Read]" = {"serial": _read_serial, "http": http_service.read}  # of services, beside or in place of those of all agents
 
 
 def make_agent(settings: Settings, path: Path) -> Agent:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from zts_gateway import guard
 from zts_gateway.guard import Http, NotHttp, Refused
+from zts_gateway.http_requests import HEAD_MAX
 
 PORT = 8080
 HOST = b"Host: 127.0.0.1:8080\r\n"
@@ -201,16 +202,16 @@ def test_a_head_has_a_bound() -> None:
         start = b"GET / HTTP/1.1\r\n" + HOST + b"A: "
         return start + b"a" * (size - len(start) - 4) + b"\r\n\r\n"
 
-    longest = head(guard.HEAD_MAX)
+    longest = head(HEAD_MAX)
     assert Http(PORT).take(longest) == longest
     assert passed(Http(PORT), [longest[:9000], longest[9000:]]) == longest
     assert Http(PORT).take(GET + longest) == GET + longest
-    assert status(head(guard.HEAD_MAX + 1)) == b"431"
-    assert status(head(guard.HEAD_MAX * 20)) == b"431"
+    assert status(head(HEAD_MAX + 1)) == b"431"
+    assert status(head(HEAD_MAX * 20)) == b"431"
     one = Http(PORT)
     assert one.take(longest[:-1]) == b""
     assert refusal(b"aaa", one).answer.startswith(b"HTTP/1.1 431 ")
-    assert refusal(head(guard.HEAD_MAX + 1), _after_one()).answer == b""
+    assert refusal(head(HEAD_MAX + 1), _after_one()).answer == b""
 
 
 def test_an_answer_to_head_has_no_body() -> None:
