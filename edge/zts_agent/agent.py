@@ -121,8 +121,7 @@ class Agent:
     async def _feed(self) -> None:
         while True:
             board.clock()  # ticks wrap
-            if self._slots is not None:
-                self._slots.feed()
+            board.feed_watchdog()
             await asyncio.sleep(2)
 
     async def _pause(self, error: AgentError) -> None:

@@ -54,6 +54,10 @@ if TYPE_CHECKING:
 device_name = ""  # set by the agent when it starts, for services that show it
 
 
+def feed_watchdog() -> None:
+    """To be called every few seconds. Of a board that has a watchdog this is the watchdog's."""
+
+
 def log(event: str, **fields: "Any") -> None:
     """One JSON line on stderr. Never a key, a password or a line that a person pasted."""
     said = {"event": event, "ms": clock()}

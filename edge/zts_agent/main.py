@@ -7,6 +7,7 @@ import json
 
 from zts.errors import FormatError
 
+from . import board
 from .agent import Agent
 from .keystore import Keystore
 
@@ -40,6 +41,8 @@ KINDS: "dict[str, Read]" = {"serial": _read_serial}  # this machine's own servic
 
 def main(folder: str = "", slots: "Any" = None) -> None:
     """For ever. `slots`: `slots.Slots`, or None where the agent does not lie in slots."""
+    if slots is not None:
+        board.feed_watchdog = slots.feed
     config = read_config(folder + "/config.json")
     state = config["identity"]["state"]
     asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state), KINDS, slots).run())
