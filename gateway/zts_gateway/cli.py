@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     about = add("status", _status, "show how a device is: round trip, memory, sessions, and how fast its cryptography is")
     about.add_argument("device", metavar="@NAME")
     about.add_argument("--json", action="store_true", help="for programs")
+    update = add("update", _update, "bring a board's agent to this computer's version", "It goes back by itself to one that works.")
+    update.add_argument("device", metavar="@NAME")
+    update.add_argument("--check", action="store_true", help="only say what would be done")
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
@@ -285,6 +288,13 @@ async def _ask_status(book: Book, card: Card) -> dict[str, Any]:
         return await status.ask(meeting)
     finally:
         await meeting.close()
+
+
+def _update(arguments: argparse.Namespace) -> None:
+    from zts_gateway import updating
+
+    book = _book()
+    _print(_run(updating.update(book, book.device(enrolling.parse_name(arguments.device)), arguments.check)))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

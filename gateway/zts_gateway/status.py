@@ -19,6 +19,7 @@ _NUMBER: Final = (int, float)
 _FIELDS: Final[dict[str, Any]] = {
     "version": str,
     "runtime": str,
+    "mpy": (int, type(None)),
     "uptime_ms": int,
     "heap_free": (int, type(None)),
     "heap_used": int,
@@ -30,6 +31,15 @@ _FIELDS: Final[dict[str, Any]] = {
     "aead_kbps": _NUMBER,
     "x25519_ms": _NUMBER,
     "refused": dict,
+    "slot": (dict, type(None)),
+}
+_SLOT: Final[dict[str, Any]] = {"boots": str, "trial": bool, "why": int}
+# `why` of a slot that boots because another one was given up.
+TAKEN_BACK: Final = {
+    1: "it raised an exception",
+    2: "it hung, or lost its power three times before it was online",
+    3: "it had a network for 60 s and did not come to its broker",
+    4: "its files were not whole",
 }
 
 
@@ -43,6 +53,15 @@ async def ask(meeting: Meeting) -> dict[str, Any]:
             trips.append((time.perf_counter_ns() - before) / 1e6)
             # The agent measures nothing before the end of our side, so it is free for the next one.
             stream.reset(wire.TARGET_RESET)
+    except StreamReset as reset:
+        raise _failure(reset, meeting) from None
+    trip = {"median": statistics.median(trips), "min": min(trips), "max": max(trips)}
+    return {"round_trip_ms": {kind: round(ms, 2) for kind, ms in trip.items()}, **await tell(meeting)}
+
+
+async def tell(meeting: Meeting) -> dict[str, Any]:
+    """Its answer's fields. Raises Failure."""
+    try:
         stream = await open_stream(meeting, SERVICE)
         stream.finish()
         said = bytearray()
@@ -50,15 +69,16 @@ async def ask(meeting: Meeting) -> dict[str, Any]:
             while len(said) <= _ANSWER_BYTES and (data := await stream.read()):
                 said += data
     except StreamReset as reset:
-        if reset.code == wire.DENIED:
-            raise Failure(
-                Exit.DENIED, f"@{meeting.name} tells you no status: you do not own it, or its agent is older than this; update it"
-            ) from None
-        raise failure_of(reset.code, f"@{meeting.name}") from None
+        raise _failure(reset, meeting) from None
     except TimeoutError:
         raise failure_of(wire.TRUNCATED, f"@{meeting.name}") from None
-    trip = {"median": statistics.median(trips), "min": min(trips), "max": max(trips)}
-    return {"round_trip_ms": {kind: round(ms, 2) for kind, ms in trip.items()}, **_read(bytes(said), meeting.name)}
+    return _read(bytes(said), meeting.name)
+
+
+def _failure(reset: StreamReset, meeting: Meeting) -> Failure:
+    if reset.code == wire.DENIED:
+        return Failure(Exit.DENIED, f"@{meeting.name} tells you no status: you do not own it, or its agent is older than this; update it")
+    return failure_of(reset.code, f"@{meeting.name}")
 
 
 def _read(said: bytes, name: str) -> dict[str, Any]:
@@ -70,6 +90,11 @@ def _read(said: bytes, name: str) -> dict[str, Any]:
         good = all(isinstance(fields[field], kind) for field, kind in _FIELDS.items())
         if len(said) > _ANSWER_BYTES or not good or not all(text.isascii() and text.isprintable() for text in texts):
             raise ValueError("fields")
+        slot = fields["slot"]
+        if slot is not None:
+            slot = fields["slot"] = {field: slot[field] for field in _SLOT}
+            if not all(isinstance(slot[field], kind) for field, kind in _SLOT.items()) or slot["boots"] not in ("a", "b"):
+                raise ValueError("slot")
         fields["refused"] = {reason: int(count) for reason, count in fields["refused"].items()}
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError):
         raise failure_of(wire.PROTO, f"@{name}") from None
@@ -85,6 +110,7 @@ def lines(name: str, said: dict[str, Any]) -> list[str]:
     refused = ", ".join(f"{reason} {count}" for reason, count in sorted(said["refused"].items()))
     rows = {
         "device": f"@{name}, {said['runtime']}, agent {said['version']}",
+        "slot": _slot(said["slot"]),
         "round trip": f"{trip['median']} ms ({trip['min']} to {trip['max']}), from OPEN to its ACK, {TRIES} times",
         "up": f"{_duration(said['uptime_ms'] // 1000)}, started {said['boots']} times, sessions now: {said['sessions']}",
         "memory": memory,
@@ -92,7 +118,14 @@ def lines(name: str, said: dict[str, Any]) -> list[str]:
         "speed": f"AES-GCM {said['aead_kbps']} KB/s at 1 KiB, X25519 {said['x25519_ms']} ms",
         "refused": refused or "nothing",
     }
-    return [f"{row:<11} {text}" for row, text in rows.items()]
+    return [f"{row:<11} {text}" for row, text in rows.items() if text]
+
+
+def _slot(said: dict[str, Any] | None) -> str:
+    if said is None:
+        return ""
+    text = f"{said['boots']}, on trial" if said["trial"] else said["boots"]
+    return f"{text}; an update was taken back: {TAKEN_BACK.get(said['why'], 'for a reason unknown here')}" if said["why"] else str(text)
 
 
 def _duration(seconds: int) -> str:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 from zts import wire
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
     from rich.status import Status
 
 
@@ -110,3 +112,35 @@ class Progress:
             self._status.update(text)
         else:
             say(text)
+
+
+class Bar:
+    """How many of `total` bytes are done: a bar where stderr is a terminal, else one line at the start."""
+
+    def __init__(self, text: str, total: int) -> None:
+        self._text = text
+        self._total = total
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        if not console.is_terminal:
+            say(f"{self._text} ({self._total} bytes) …")
+            return self
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(self._text, total=self._total)
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, size: int) -> None:
+        if self._bar and self._task is not None:
+            self._bar.advance(self._task, size)

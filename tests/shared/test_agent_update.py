@@ -383,11 +383,11 @@ def test_a_client_that_goes_away_ends_nothing_else():
 def test_memory_is_the_same_for_a_large_update():
     """Only where memory is a heap that can be asked."""
     used = []
-    real = update._digest
+    real = update._room
 
-    def watched(path):
+    def watched(folder):
         used[-1] = max(used[-1], board.memory()[1])
-        return real(path)
+        return real(folder)
 
     async def talk(up, names):
         up.write(_text(_head(names), []))
@@ -398,14 +398,14 @@ def test_memory_is_the_same_for_a_large_update():
         up.close()
 
     names = [f"zts/crypto/file{number:02}.mpy" for number in range(update.FILES_MAX - 1)] + ["zts_agent/main.mpy"]
-    update._digest = watched
+    update._room = watched
     try:
         for count in (1, 1, update.FILES_MAX):
             with Device(OLD) as device:
                 used.append(0)
                 assert run(device.talk(lambda up, down, count=count: talk(up, names[-count:]))) == {"error": "cut"}
     finally:
-        update._digest = real
+        update._room = real
     if board.BOARD:
         more = used[-1] - used[-2]
         print(f"an update of {len(names)} files takes {more} bytes of heap more than one of 1")
