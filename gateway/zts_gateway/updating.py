@@ -140,8 +140,8 @@ async def _offer(stream: LinkStream, name: str, build: _Build, check: bool) -> d
     except TimeoutError:
         raise failure_of(wire.TRUNCATED, f"@{name}") from None
     lacking = said.get("lacking")
-    good = isinstance(said.get("same"), bool) and said.get("slot") in ("a", "b") and isinstance(lacking, list)
-    if not good or lacking != [number for number in range(len(build.files)) if number in lacking]:
+    good = isinstance(said.get("same"), bool) and said.get("slot") in ("a", "b")
+    if not good or not isinstance(lacking, list) or lacking != [number for number in range(len(build.files)) if number in lacking]:
         raise failure_of(wire.PROTO, f"@{name}")
     return said
 
