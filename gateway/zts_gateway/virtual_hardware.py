@@ -369,6 +369,6 @@ class Hardware:
                 case ["soft reset"]:
                     self._reset(_SOFT)
                     return False
-                case [str(what), *_] as request if what.startswith("wlan "):
-                    machine.control.send(json.dumps(self._radio.answer(request)).encode() + b"\n")
+                case ["ask", number, *request]:
+                    machine.control.send(json.dumps([number, self._radio.answer(request)]).encode() + b"\n")
         return True

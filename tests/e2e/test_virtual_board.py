@@ -74,6 +74,16 @@ def test_files(board: VirtualBoard, tmp_path: Path) -> None:
     assert sorted(path.name for path in board.folder.iterdir()) == ["empty", "there.bin"]
 
 
+def test_a_file_is_renamed_onto_another(board: VirtualBoard) -> None:
+    program = (
+        "import os\nopen('/old', 'w').write('new')\nopen('/there', 'w').write('old')\nos.mkdir('/sub')\nos.chdir('/sub')\n"
+        "os.rename('/old', '/there')\nos.rename('/there', 'here')\nprint(os.getcwd(), os.listdir('/sub'))"
+    )
+    assert mpremote(board, "exec", program) == "/sub ['here']\n"
+    assert (board.folder / "sub" / "here").read_text() == "new"
+    assert not (board.folder / "old").exists() and not (board.folder / "there").exists()
+
+
 def test_mip_with_a_local_package(board: VirtualBoard, tmp_path: Path) -> None:
     (tmp_path / "package.json").write_text(json.dumps({"urls": [["mine.py", "mine.py"]], "version": "1.0"}))
     (tmp_path / "mine.py").write_text("x = 5\n")

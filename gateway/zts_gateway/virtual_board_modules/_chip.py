@@ -5,6 +5,7 @@ import json
 import uos
 
 _said = json.loads(uos.getenv("VIRTUAL_BOARD"))
+_asked, _answers = 0, {}
 _control = open(_said["control"], "r+b")
 unique_id = bytes.fromhex(_said["unique_id"])
 reset_cause = _said["reset_cause"]
@@ -16,8 +17,14 @@ def tell(*words):
 
 
 def ask(*words):
-    tell(*words)
-    return json.loads(_control.readline())
+    """Numbered, as a timer's callback may ask while the main program waits for its answer, and then reads both."""
+    global _asked
+    _asked = mine = _asked + 1
+    tell("ask", mine, *words)
+    while mine not in _answers:
+        number, answer = json.loads(_control.readline())
+        _answers[number] = answer
+    return _answers.pop(mine)
 
 
 def stop(*words):

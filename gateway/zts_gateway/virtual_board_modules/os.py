@@ -25,6 +25,19 @@ def ilistdir(folder="."):
         yield name, kind, inode, size
 
 
+def rename(old, new):
+    """The port's own has one buffer for both paths below its root, so it takes the second for the first, unless they are relative."""
+    here = uos.getcwd()
+    old, new = [path if path.startswith("/") else here.rstrip("/") + "/" + path for path in (old, new)]
+    if old.startswith("/remote/"):  # mpremote's
+        return uos.rename(old, new)
+    uos.chdir("/")
+    try:
+        uos.rename(old[1:], new[1:])
+    finally:
+        uos.chdir(here)
+
+
 def _print_twice(*values, file=None, **options):
     _print(*values, file=file, **options) if file else _print(*values, **options)
     if file is None and _terminal is not None:
