@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from zts import crypto, dial, identity, link, wire
+from zts import control, crypto, dial, identity, link, wire
 from zts.errors import StreamReset
 from zts_agent import board
 from zts_agent.agent import Agent
@@ -49,6 +49,16 @@ class Owner:
         answer = await broker.ask_relay(self.me, self.account, wire.KIND_MAKE_CODE, {})
         code = identity.JoinCode(self.account.relay_key, answer[wire.TLV_SECRET], self.account.host, self.account.port)
         return Device(name, identity.EnrolLine(code, crypto.random_bytes(32), self.me.public, name))
+
+    async def meet(self, device: Device) -> None:
+        """Waits until the device has enrolled, as any process may that was given its line."""
+        code = identity.parse_enrol_line(device.line).code
+        end = time.monotonic() + WAIT_S
+        while not device.public:
+            answer = await broker.ask_relay(self.me, self.account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: control.code_id(code.secret)})
+            device.public = answer.get(wire.TLV_PUBLIC, b"")
+            assert time.monotonic() < end, "it never enrolled"
+            await asyncio.sleep(0.25)
 
     @contextlib.asynccontextmanager
     async def session(self, device: Device) -> AsyncIterator[link.Link]:

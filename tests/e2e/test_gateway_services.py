@@ -19,7 +19,6 @@ from agent_lab import Device, Owner, read_all, reset_code, until
 from cable import Cable
 from whole_network import WAIT_S, LinuxDevice, Network, Running, failed, network, zts
 from zts import line, wire
-from zts_agent.keystore import Keystore
 
 CURL = shutil.which("curl")
 
@@ -91,8 +90,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         device = LinuxDevice(folder / "gw", services)
         device.start("--join", "--code-file", "-", stdin=gateway.line + "\n")
         stack.callback(device.kill)
-        device.running.said('"event": "online"')
-        gateway.public = public_key(device)
+        asyncio.run(owner.meet(gateway))
         address = address_of(web)
         stack.enter_context(net.linux_device("pi", {"web": ("http", address)}))
         door = stack.enter_context(net.run("door", "connect", "@pi:web", "-L"))
@@ -103,12 +101,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 async def invite(net: Network) -> tuple[Owner, Device]:
     owner = await Owner.join(net.relay.new_code(), "bob")
     return owner, await owner.invite("gw")
-
-
-def public_key(device: LinuxDevice) -> bytes:
-    store = Keystore(str(device.folder / "state"))
-    store.open()
-    return bytes(store.key("public"))
 
 
 def curl(*arguments: str) -> str:
