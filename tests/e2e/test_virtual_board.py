@@ -18,7 +18,7 @@ from zts_gateway.virtual_board import VirtualBoard
 
 MPREMOTE = Path(sys.executable).parent / "mpremote"
 MICROPYTHON = Path(sys.executable).parent / "micropython"
-WAIT_S = 60.0
+WAIT_S = 30.0
 
 
 def mpremote(board: VirtualBoard, *arguments: str) -> str:

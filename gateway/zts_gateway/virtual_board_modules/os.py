@@ -3,17 +3,21 @@
 What is printed goes to the terminal too; what is written to sys.stdout does not, as the port cannot have it so.
 """
 
+import _thread
 import builtins
 import io
 
 import _chip
+import micropython
 import uos
+import utime
 from uos import *  # noqa: F403
 
 _FOLDER = 0x4000
 
 _print = builtins.print
 _terminal = None
+_has_returned = True
 
 
 def ilistdir(folder="."):
@@ -78,4 +82,24 @@ def dupterm_notify(_):
         if count == 0:
             _deactivate("EOF received, deactivating")
             return
-        _chip.tell("typed", byte[0])
+        if byte[0] != 3:
+            _chip.tell("typed", byte[0])
+            continue
+        # On a chip this interrupts the program, never the callback that we may be called from.
+        global _has_returned
+        _has_returned = False
+        micropython.schedule(_return, None)
+        _thread.start_new_thread(_interrupt, ())
+        return
+
+
+def _return(_):
+    """Runs behind the callback. The interrupt may come at once: nothing here looks for one."""
+    global _has_returned
+    _has_returned = True
+
+
+def _interrupt():
+    while not _has_returned:
+        utime.sleep_ms(1)
+    _chip.tell("typed", 3)
