@@ -76,10 +76,19 @@ class Agent:
     """`config` is the device's configuration: {"relay": {"address": "host:port"}, "services": {NAME: {"kind", "target"}}}.
     `kinds` are this machine's own kinds of services: `services.Services`. `slots` is a board's `slots.Slots`, from which it runs.
 
+    `slots` are `slots.Slots` and `wifi` is `wifi.Wifi`, each None where there is none.
+
     Raises FormatError, naming what is wrong with it.
     """
 
-    def __init__(self, config: "dict[str, Any]", store: Keystore, kinds: "dict[str, Read] | None" = None, slots: "Any" = None) -> None:
+    def __init__(
+        self,
+        config: "dict[str, Any]",
+        store: Keystore,
+        kinds: "dict[str, Read] | None" = None,
+        slots: "Any" = None,
+        wifi: "Any" = None,
+    ) -> None:
         relay, services = config.get("relay", {}), config.get("services", {})
         if not isinstance(relay, dict) or not isinstance(services, dict) or not isinstance(relay.get("address", ""), str):
             raise FormatError("'relay' and 'services' are tables, and relay.address is a text")
@@ -87,6 +96,7 @@ class Agent:
         self._services = Services(services, kinds)
         self._store = store
         self._slots = slots
+        self._wifi = wifi
         self._duplicate = Duplicate()
         self._client: mqtt.Client | None = None
         self._said = b""  # the epoch of the hello we published on this connection
@@ -103,7 +113,10 @@ class Agent:
         self._owner = control.make_peer(owner, self._store.key("pairing"))
         board.device_name = self._store.state["name"]
         board.log("start", fp=self._fp, boots=self._store.state["boots"], runtime=board.RUNTIME)
-        feeding = asyncio.create_task(self._feed())
+        tasks = [asyncio.create_task(self._feed())]
+        if self._wifi is not None:
+            tasks.append(asyncio.create_task(self._wifi.run(self._is_reaching)))
+            self._services.add_own("wifi", self._wifi.serve)
         try:
             account = await self._enrolled()
             self._responder = control.Responder(self._s, board.clock())
@@ -116,13 +129,22 @@ class Agent:
             finally:
                 await self.sessions.close()
         finally:
-            feeding.cancel()
+            for task in tasks:
+                task.cancel()
 
     async def _feed(self) -> None:
         while True:
             board.clock()  # ticks wrap
             board.feed_watchdog()
             await asyncio.sleep(2)
+
+    async def _has_network(self) -> None:
+        if self._wifi is not None:
+            await self._wifi.wait_for_address()
+
+    def _is_reaching(self) -> bool:
+        """Whether the network leads to anybody just now."""
+        return self._said != b"" or len(getattr(self, "sessions", ())) > 0  # none before it is enrolled
 
     async def _pause(self, error: AgentError) -> None:
         board.log("needs a person", error=str(error), exit_code=error.exit_code)
@@ -142,6 +164,7 @@ class Agent:
         wait = FIRST_WAIT_MS
         silences = 0
         while True:
+            await self._has_network()
             try:
                 account = await dial.enrol(board, code, self._s, self._store.state["name"])
             except OSError as error:
@@ -167,6 +190,7 @@ class Agent:
     async def _stay_online(self, account: identity.Account) -> None:
         wait = FIRST_WAIT_MS
         while True:
+            await self._has_network()
             try:
                 await self._connect(account)
                 wait = FIRST_WAIT_MS

@@ -45,4 +45,10 @@ def main(folder: str = "", slots: "Any" = None) -> None:
         board.feed_watchdog = slots.feed
     config = read_config(folder + "/config.json")
     state = config["identity"]["state"]
-    asyncio.run(Agent(config, Keystore(state if state.startswith("/") else folder + "/" + state), KINDS, slots).run())
+    wifi = None
+    if "wifi" in config:
+        from .wifi import Wifi
+
+        wifi = Wifi(config["wifi"], folder + "/config.json")
+    store = Keystore(state if state.startswith("/") else folder + "/" + state)
+    asyncio.run(Agent(config, store, KINDS, slots, wifi).run())
