@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zts import __version__, identity, wire
-from zts_gateway import addressbook, broker, daemon, doctor, door, enrolling, listener, status, stdio
+from zts_gateway import addressbook, broker, connecting, daemon, doctor, enrolling, listener, mpremote_runner, status
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
 
@@ -24,12 +24,6 @@ _KINDS = {
     wire.SERVICE_SERIAL: "serial",
     wire.SERVICE_REPL: "repl",
 }
-_CONNECT = """\
-Without a service: the only one there.
-
-Who may use it: with --stdio, whoever started zts. With --unix, programs that run as you (and root). With -L, programs that run as you,
-but no pages in your browser: a service of kind "http" gets only requests whose Host is 127.0.0.1:PORT or localhost:PORT and that come
-from no other site, any other service nothing that begins as HTTP does."""
 _LINE_MAX = 4096  # characters of a code; a line is about 250
 
 
@@ -109,14 +103,15 @@ def _parser() -> argparse.ArgumentParser:
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
-    connect = add("connect", _connect, "connect to a service of a device", _CONNECT)
-    connect.add_argument("target", metavar="@NAME[:SERVICE]")
-    how = connect.add_mutually_exclusive_group()
-    how.add_argument("--stdio", action="store_true", help="on stdin and stdout, as ssh -o ProxyCommand wants it")
-    how.add_argument(
-        "-L", dest="port", nargs="?", type=_port, const=0, default=0, metavar="PORT", help="listen on 127.0.0.1 (default: a free port)"
-    )
-    how.add_argument("--unix", type=Path, metavar="PATH", help="listen on a socket in the file system that only you may use")
+    connecting.add_arguments(add("connect", _connect, "connect to a service of a device", connecting.HELP))
+    script = add("run", _run_script, "run a Python script on a MicroPython board", mpremote_runner.HELP)
+    script.add_argument("device", metavar="@NAME")
+    script.add_argument("script", type=Path, metavar="FILE")
+    copy = add("cp", _copy, "copy files to or from a MicroPython board", mpremote_runner.HELP)
+    copy.add_argument("paths", nargs="+", metavar="PATH", help="files, then where to: a path on this computer, or @NAME:PATH on the board")
+    copy.add_argument("-r", dest="recursive", action="store_true", help="folders, with all that is in them")
+    for added in (script, copy):
+        added.add_argument("--service", metavar="SERVICE", help="the board's interpreter (default: the only one there)")
     who = add("whoami", _whoami, "show this computer's identity")
     who.add_argument("--json", action="store_true", help="for programs")
     add("version", _version, "show the version")
@@ -131,12 +126,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_code_file(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--code-file", metavar="FILE", help=f"read {what} from a file, or from stdin (-), instead of asking for it")
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"'{text}' is no port between 0 and 65535")
-    return int(text)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -317,41 +306,15 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _connect(arguments: argparse.Namespace) -> None:
-    name, colon, service = arguments.target.partition(":")
-    name = enrolling.parse_name(name)
-    wanted = enrolling.parse_name(service) if colon else None
-    book = _book()
-    card = book.device(name)
-    if arguments.stdio:
-        _run(_connect_stdio(book, card, wanted))
-    else:
-        _run(_connect_door(book, card, wanted, arguments.port, arguments.unix))
+    _run(connecting.connect(_book(), connecting.parse_way(arguments)))
 
 
-async def _connect_stdio(book: Book, card: Card, wanted: str | None) -> None:
-    me, account = book.member()
-    meeting = await listener.meet_and_note(book, me, account, card, 0, lambda _: None)
-    try:
-        await stdio.run(meeting, listener.choose(meeting, wanted))
-    finally:
-        await meeting.close()
+def _run_script(arguments: argparse.Namespace) -> None:
+    sys.exit(_run(mpremote_runner.run(_book(), arguments.device, arguments.service, arguments.script)))
 
 
-async def _connect_door(book: Book, card: Card, wanted: str | None, port: int, path: Path | None) -> None:
-    sessions = listener.Sessions(book, card.name)
-    opened = door.Door(sessions, card.name)
-    try:
-        await (opened.open_unix(path) if path else opened.open(port))
-        with Progress() as progress:
-            meeting = await sessions.first(progress.step)
-        service = listener.choose(meeting, wanted)
-        await opened.serve(service)
-        _print(opened.address)
-        say(f"connections to {opened.address} reach @{card.name}:{service}; Ctrl-C ends it")
-        await asyncio.Event().wait()
-    finally:
-        await opened.close()
-        await sessions.close()
+def _copy(arguments: argparse.Namespace) -> None:
+    sys.exit(_run(mpremote_runner.copy(_book(), arguments.paths, arguments.service, arguments.recursive)))
 
 
 def _whoami(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""`zts connect -L` and `--unix`: a door on this computer that outlives sessions, for programs of this user."""
+"""`zts connect -L`, `--unix` and `--rfc2217`: a door on this computer that outlives sessions, for programs of this user."""
 
 import asyncio
 import contextlib
@@ -10,14 +10,14 @@ from pathlib import Path
 from zts import wire
 from zts.errors import StreamReset
 from zts_agent import board
-from zts_gateway import forward, listener, peer_uid
-from zts_gateway.client import PATIENCE_MS, Meeting
+from zts_gateway import forward, line_forms, listener, peer_uid
 from zts_gateway.guard import Guard, Http, NotHttp, Refused
 from zts_gateway.listener import Sessions
 from zts_gateway.ui import Exit, Failure, failure_of, say
 
 _ACCEPTING = 4  # turns of the loop that asyncio takes from accepting a connection to telling of it, and one to spare
 _SPILL_S = 2.0  # for a program to read why it was refused
+_TURN_S = 3.0  # for the next program at a serial line: the last one may have gone, and its end be on the way
 
 
 class _Guarded:
@@ -52,12 +52,18 @@ class _Guarded:
 
 
 class Door:
-    """Listens on 127.0.0.1, or on a socket in the file system, and opens a stream for each connection."""
+    """Listens on 127.0.0.1, or on a socket in the file system, and opens a stream for each connection.
 
-    def __init__(self, sessions: Sessions, name: str) -> None:
+    To a serial line one at a time, whose program meets it by RFC 2217 if `rfc2217`, else as plain bytes.
+    """
+
+    def __init__(self, sessions: Sessions, name: str, rfc2217: bool = False) -> None:
+        self.failure: Failure | None = None  # the last one of a connection
         self._sessions = sessions
         self._name = name
+        self._rfc2217 = rfc2217
         self._service = ""
+        self._turn = asyncio.Lock()  # at a serial line
         self._server: asyncio.Server | None = None
         self._path: Path | None = None  # of the socket
         self._file: tuple[int, int] | None = None  # the socket itself: device and inode
@@ -152,11 +158,14 @@ class Door:
                 await _answer(reader, writer, refused.answer)
             board.break_off(writer)
         except StreamReset as reset:
-            board.break_off(writer)
-            say(f"{self._service}: {failure_of(reset.code, f'@{self._name}')}")
+            self._give_up(writer, failure_of(reset.code, f"@{self._name}"))
         except Failure as failure:
-            board.break_off(writer)
-            say(f"{self._service}: {failure}")
+            self._give_up(writer, failure)
+
+    def _give_up(self, writer: asyncio.StreamWriter, failure: Failure) -> None:
+        board.break_off(writer)
+        self.failure = failure
+        say(f"{self._service}: {failure}")
 
     def _look_who(self, writer: asyncio.StreamWriter) -> None:
         """Raises Refused for another user, root too, and for whoever is gone already: then nobody knows who it was."""
@@ -172,26 +181,25 @@ class Door:
         local: asyncio.StreamReader | _Guarded = reader
         sink: forward.TcpSink | _Guarded = forward.TcpSink(writer)
         if self._path is None:  # no browser can reach a socket in the file system
-            if self._speaks_http(await self._sessions.get()):
+            if listener.kind_of(await self._sessions.get(), self._service) == wire.SERVICE_HTTP:
                 local = sink = _Guarded(reader, writer, Http(self.port))
                 if not await local.begin():
                     return
             else:
                 local = sink = _Guarded(reader, writer, NotHttp())
-        deadline = board.clock() + PATIENCE_MS
-        while True:
-            meeting = await self._sessions.get()
-            try:
-                stream = await listener.open_stream(meeting, self._service)
-                break
-            except StreamReset as reset:
-                # The session died before anything was passed on: the next one may do.
-                if reset.code != wire.TRUNCATED or board.clock() >= deadline:
-                    raise
-        await forward.carry(stream, local, sink)
-
-    def _speaks_http(self, meeting: Meeting) -> bool:
-        return (wire.SERVICE_HTTP, self._service) in meeting.services
+        if listener.kind_of(await self._sessions.get(), self._service) not in listener.LINES:
+            await forward.carry(await listener.open_again(self._sessions, self._service), local, sink)
+            return
+        try:
+            async with asyncio.timeout(_TURN_S):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise StreamReset(wire.BUSY) from None
+        try:
+            form = line_forms.Rfc2217(local, sink) if self._rfc2217 else line_forms.Plain(local, sink)
+            await forward.carry(await listener.open_again(self._sessions, self._service), form, form)
+        finally:
+            self._turn.release()
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: bytes) -> None:

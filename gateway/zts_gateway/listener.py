@@ -12,7 +12,9 @@ from zts_gateway.addressbook import Book, Card, Identity, timestamp
 from zts_gateway.client import PATIENCE_MS, Meeting
 from zts_gateway.ui import Exit, Failure
 
+LINES = (wire.SERVICE_SERIAL, wire.SERVICE_REPL)  # kinds of services that carry line messages
 _AGAIN_S = 0.5  # between tries to reach a relay that is away
+_OPEN_AGAIN_S = 0.1
 _TEMPORARY = (Exit.UNREACHABLE, Exit.OFFLINE, Exit.LOST)
 
 
@@ -100,6 +102,11 @@ def choose(meeting: Meeting, service: str | None) -> str:
     return service
 
 
+def kind_of(meeting: Meeting, service: str) -> int:
+    """One of wire.SERVICE_*; 0 for a service that is not there any more."""
+    return next((kind for kind, name in meeting.services if name == service), 0)
+
+
 async def open_stream(meeting: Meeting, service: str) -> LinkStream:
     """A stream whose target is there. Raises StreamReset."""
     try:
@@ -116,3 +123,17 @@ async def open_stream(meeting: Meeting, service: str) -> LinkStream:
         stream.reset(wire.TARGET_RESET)
         raise
     return stream
+
+
+async def open_again(sessions: Sessions, service: str) -> LinkStream:
+    """As `open_stream`, once more where that may help. Raises StreamReset, Failure."""
+    begun = board.clock()
+    while True:
+        meeting = await sessions.get()
+        try:
+            return await open_stream(meeting, service)
+        except StreamReset as reset:
+            # The session died before anything was passed on: the next one may do.
+            if reset.code != wire.TRUNCATED or board.clock() >= begun + PATIENCE_MS:
+                raise
+        await asyncio.sleep(_OPEN_AGAIN_S)

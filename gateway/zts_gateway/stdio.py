@@ -13,7 +13,8 @@ from zts import wire
 from zts.errors import StreamReset
 from zts_gateway import forward
 from zts_gateway.client import Meeting
-from zts_gateway.listener import open_stream
+from zts_gateway.line_forms import Plain
+from zts_gateway.listener import LINES, kind_of, open_stream
 from zts_gateway.ui import Exit, Failure, failure_of
 
 
@@ -126,6 +127,8 @@ async def run(meeting: Meeting, service: str) -> None:
     try:
         stream = await open_stream(meeting, service)
         source, sink = await stdio.open()
+        if kind_of(meeting, service) in LINES:
+            source = sink = Plain(source, sink)
         await forward.carry(stream, source, sink)
         await forward.settle(meeting, stream)
     except StreamReset as reset:
