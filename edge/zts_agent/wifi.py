@@ -28,6 +28,7 @@ _LOOK_S = 0.2
 _LINE_MAX = 256
 # The names under which a port says that it was not let in; not every port has all.
 _REFUSALS = ("STAT_NO_AP_FOUND", "STAT_WRONG_PASSWORD", "STAT_CONNECT_FAIL", "STAT_ASSOC_FAIL", "STAT_HANDSHAKE_TIMEOUT")
+_PASSWORD_SIZES = [0] + list(range(8, 65))
 
 
 def check(networks: "Any") -> "list[dict[str, str]]":
@@ -36,7 +37,7 @@ def check(networks: "Any") -> "list[dict[str, str]]":
     for one in networks if good else ():
         good = good and isinstance(one, dict) and sorted(one) == ["password", "ssid"]
         good = good and isinstance(one["ssid"], str) and isinstance(one["password"], str)
-        good = good and 0 < len(one["ssid"].encode()) <= 32 and len(one["password"].encode()) in (0, *range(8, 65))
+        good = good and 0 < len(one["ssid"].encode()) <= 32 and len(one["password"].encode()) in _PASSWORD_SIZES
     if not good:
         raise FormatError(f"wifi is a list of 1 to {NETWORKS_MAX} of ssid and password, which has 8 to 64 characters or none")
     return networks  # type: ignore[no-any-return]
