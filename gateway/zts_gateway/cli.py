@@ -24,6 +24,10 @@ _KINDS = {
     wire.SERVICE_SERIAL: "serial",
     wire.SERVICE_REPL: "repl",
 }
+_FLASH = """\
+Puts the agent and its configuration on it, has it cut its own key pair, which never leaves it, and waits until it is online. Only what
+it lacks is copied, and none of your files is lost. Cut short, the same command goes on. A board that has the agent keeps its keys; with
+--wifi then nothing but the network changes."""
 _LINE_MAX = 4096  # characters of a code; a line is about 250
 
 
@@ -84,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
     join = add("join", _join, "enrol this computer at a relay", "Asks for the join code that `zts-relay` printed.")
     join.add_argument("--name", required=True, metavar="@NAME", help="what this computer, or its owner, is called")
-    _add_code_file(join, "the join code")
+    _add_secret_file(join, "--code-file", "the join code")
     enroll = add(
         "enroll", _enroll, "add a device", "Prints one line to paste where `zts agent --join` asks for it, and waits for the device."
     )
@@ -100,6 +104,18 @@ def _parser() -> argparse.ArgumentParser:
     update = add("update", _update, "bring a board's agent to this computer's version", "It goes back by itself to one that works.")
     update.add_argument("device", metavar="@NAME")
     update.add_argument("--check", action="store_true", help="only say what would be done")
+    board = add("flash", _flash, "make a MicroPython board on a cable a device", _FLASH)
+    board.add_argument("port", metavar="PORT", help="its serial port, such as /dev/ttyUSB0; `mpremote devs` lists them")
+    board.add_argument("--name", metavar="@NAME", help="what it is to be called")
+    board.add_argument("--wifi", metavar="SSID", help="a Wi-Fi network to prefer; its password is asked for")
+    _add_secret_file(board, "--password-file", "the Wi-Fi password")
+    board.add_argument("--board", metavar="NAME|FILE", help="what kind of board it is, or a TOML file with its services")
+    board.add_argument("--firmware", type=Path, metavar="FILE", help="put this MicroPython on it first (.bin with esptool, or .uf2)")
+    board.add_argument("--check", action="store_true", help="only say what is on it")
+    wifi = add("wifi", _wifi, "give a board one more Wi-Fi network, through the tunnel", "It is tried first, the older ones after it.")
+    wifi.add_argument("device", metavar="@NAME")
+    wifi.add_argument("--ssid", help="the network's name, instead of asking for it")
+    _add_secret_file(wifi, "--password-file", "its password")
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
@@ -118,14 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     agent = add("agent", _agent, "run the agent of a Linux device", "It serves what its configuration names, and listens nowhere.")
     agent.add_argument("--config", required=True, type=Path, metavar="FILE", help="TOML: [identity] state, [services.NAME] kind and target")
     agent.add_argument("--join", action="store_true", help="ask for the line that `zts enroll` printed, then run")
-    _add_code_file(agent, "with --join: the line")
+    _add_secret_file(agent, "--code-file", "with --join: the line")
     demo = add("demo", _demo, "a relay, a virtual MicroPython device and a connection to it, all on this computer")
     demo.add_argument("--once", action="store_true", help="fetch the device's page once, check it, print one line, and end")
     return parser
 
 
-def _add_code_file(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--code-file", metavar="FILE", help=f"read {what} from a file, or from stdin (-), instead of asking for it")
+def _add_secret_file(parser: argparse.ArgumentParser, option: str, what: str) -> None:
+    parser.add_argument(option, metavar="FILE", help=f"read {what} from a file, or from stdin (-), instead of asking for it")
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -152,11 +168,12 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(supervised())
 
 
-def _read_secret(file: str | None, prompt: str) -> str:
-    """A code or line: from a file, from stdin, or typed unseen. Never from the command line, which others can read."""
+def _read_secret(file: str | None, prompt: str, what: str = "code") -> str:
+    """A code, line or password: from a file, from stdin, or typed unseen. Never from the command line, which others can read."""
+    option = f"--{what}-file"
     if file is None:
         if not sys.stdin.isatty():
-            raise Failure(Exit.USAGE, "there is no terminal to ask for the code; give it with --code-file FILE, or --code-file - for stdin")
+            raise Failure(Exit.USAGE, f"there is no terminal to ask for the {what}; give it with {option} FILE, or {option} - for stdin")
         return getpass.getpass(prompt)
     if file == "-":
         return sys.stdin.readline(_LINE_MAX)
@@ -164,9 +181,9 @@ def _read_secret(file: str | None, prompt: str) -> str:
         with open(file) as opened:
             return opened.readline(_LINE_MAX)
     except OSError as error:
-        raise Failure(Exit.USAGE, f"cannot read {file} ({error.strerror}); give --code-file a file that holds the code") from None
+        raise Failure(Exit.USAGE, f"cannot read {file} ({error.strerror}); give {option} a file that holds the {what}") from None
     except UnicodeDecodeError:
-        raise Failure(Exit.USAGE, f"{file} is no text; give --code-file a file that holds the code") from None
+        raise Failure(Exit.USAGE, f"{file} is no text; give {option} a file that holds the {what}") from None
 
 
 def _book() -> Book:
@@ -284,6 +301,51 @@ def _update(arguments: argparse.Namespace) -> None:
 
     book = _book()
     _print(_run(updating.update(book, book.device(enrolling.parse_name(arguments.device)), arguments.check)))
+
+
+def _flash(arguments: argparse.Namespace) -> None:
+    from zts_gateway import flashing, wifi
+
+    if arguments.check:
+        if arguments.name or arguments.wifi or arguments.board or arguments.firmware:
+            raise Failure(Exit.USAGE, "--check only says what is on the board; leave the other options out")
+        for line in flashing.check(arguments.port):
+            _print(line)
+        return
+    if arguments.name is None:
+        raise Failure(Exit.USAGE, "say with --name @NAME what the board is to be called")
+    book, name = _book(), enrolling.parse_name(arguments.name)
+    book.member()
+    network = None
+    if arguments.wifi is not None:
+        network = wifi.make_network(arguments.wifi, _read_password(arguments.password_file, arguments.wifi))
+    elif arguments.password_file is not None:
+        raise Failure(Exit.USAGE, "--password-file is the password of a Wi-Fi network; name that with --wifi SSID")
+    if arguments.firmware is not None:
+        from zts_gateway import firmware
+
+        firmware.install(arguments.port, arguments.firmware, arguments.board)
+    card = flashing.flash(book, flashing.Wish(arguments.port, name, arguments.board, network), _run)
+    _print(f"@{card.name}  {card.fp}  {', '.join(service for _, service in card.services) or 'no service'}")
+
+
+def _read_password(file: str | None, ssid: str) -> str:
+    return _read_secret(file, f"password of the Wi-Fi network {ssid} (it is not shown; none: empty): ", "password").rstrip("\r\n")
+
+
+def _wifi(arguments: argparse.Namespace) -> None:
+    from zts_gateway import wifi
+
+    book, name = _book(), enrolling.parse_name(arguments.device)
+    card = book.device(name)
+    ssid = arguments.ssid
+    if ssid is None:
+        if not sys.stdin.isatty():
+            raise Failure(Exit.USAGE, "there is no terminal to ask for the network's name; give it with --ssid NAME")
+        print("name of the Wi-Fi network: ", end="", file=sys.stderr, flush=True)
+        ssid = sys.stdin.readline().rstrip("\n")
+    network = wifi.make_network(ssid, _read_password(arguments.password_file, ssid))
+    say(_run(wifi.add(book, card, network)))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
