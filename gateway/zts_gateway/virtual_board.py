@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from zts_gateway.virtual_hardware import UARTS, Hardware, uart_link
+from zts_gateway.virtual_hardware import UARTS, Hardware, hold_flash, uart_link
 
+SIZE = "2M"  # of flash, as most of the small boards have it for files
 HEAP = "256K"  # on a 64-bit machine about what 128 KB is on a chip
 _START_S = 60.0  # generous: the machine may be busy
 
@@ -24,9 +25,10 @@ _START_S = 60.0  # generous: the machine may be busy
 class VirtualBoard:
     """`networks` are the Wi-Fi networks in reach, name to password. `folder` is made if it is not there."""
 
-    def __init__(self, folder: Path, heap: str = HEAP, networks: dict[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, heap: str = HEAP, networks: dict[str, str] | None = None, size: str = SIZE) -> None:
         self.folder = folder
         self._heap = heap
+        self._size = size
         self._networks = networks or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._place = tempfile.TemporaryDirectory(prefix="zts-board-")
@@ -56,7 +58,18 @@ class VirtualBoard:
 
     def start(self) -> None:
         """Switches it on. Raises RuntimeError when it does not start."""
-        command = [sys.executable, "-m", "zts_gateway.virtual_board", str(self.folder), "--link", self.port, "--heap", self._heap]
+        command = [
+            sys.executable,
+            "-m",
+            "zts_gateway.virtual_board",
+            str(self.folder),
+            "--link",
+            self.port,
+            "--heap",
+            self._heap,
+            "--size",
+            self._size,
+        ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--air", str(self._air)],
@@ -71,10 +84,12 @@ class VirtualBoard:
             raise RuntimeError(f"the virtual board did not start: {self.log.read_text(errors='replace')}")
 
     def cut_power(self) -> None:
-        """At once, whatever it was doing."""
+        """At once, whatever it was doing; nothing of it runs when this returns."""
         if self._process:
             self._process.kill()
             self._process.wait()
+            with hold_flash(self.folder):
+                pass
             if self._process.stdout:
                 self._process.stdout.close()
             self._process = None
@@ -102,6 +117,7 @@ def main() -> int:
         "--link", type=Path, help=f"where its port appears, and PATH.uart0 to PATH.uart{UARTS - 1}; else in the folder for temporary files"
     )
     parser.add_argument("--heap", default=HEAP, help=f"bytes, or with K or M (by default {HEAP})")
+    parser.add_argument("--size", default=SIZE, help=f"bytes of flash, or with K or M (by default {SIZE})")
     parser.add_argument("--air", type=Path, help="a JSON file with the Wi-Fi networks in reach, name to password")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -110,7 +126,7 @@ def main() -> int:
         link = arguments.link
         if link is None:
             link = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zts-board-")), "port")
-        hardware = Hardware(arguments.folder, link, arguments.heap, arguments.air)
+        hardware = Hardware(arguments.folder, arguments.size, link, arguments.heap, arguments.air)
         try:
             hardware.switch_on()
             print(link, flush=True)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -45,10 +46,32 @@ def _bytes_of(size: str) -> int:
     return int(size) if shift is None else int(size[:-1]) << shift
 
 
+@contextlib.contextmanager
+def hold_flash(flash: Path) -> Iterator[int]:
+    """The flash to oneself: a descriptor with its lock. Raises BlockingIOError when a board runs on it.
+
+    The interpreter holds the lock too, so whoever has it knows that nothing writes any more.
+    """
+    lock = os.open(flash, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        end = time.monotonic() + _FLASH_LOCK_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.005)
+        yield lock
+    finally:
+        os.close(lock)
+
+
 class _Machine:
     """One run of the interpreter, from a reset to the next."""
 
-    def __init__(self, flash: Path, lock: int, heap: str, cause: int, raw_mark: str) -> None:
+    def __init__(self, flash: Path, size: str, lock: int, heap: str, cause: int, raw_mark: str) -> None:
         self.console, console = socket.socketpair()
         self.control, control = socket.socketpair()
         pairs = [socket.socketpair() for _ in range(UARTS)]
@@ -62,6 +85,7 @@ class _Machine:
             "control": control.fileno(),
             "uarts": [their.fileno() for _, their in pairs],
             "flash": str(flash),
+            "flash_bytes": _bytes_of(size),
             "unique_id": sha256(str(flash).encode()).hexdigest()[:12],
             "reset_cause": cause,
             "raw": raw_mark,
@@ -116,14 +140,16 @@ class _Machine:
 
 
 class Hardware:
-    """A board at `flash` whose port appears at `link`."""
+    """A board with `size` bytes of flash at `flash` whose port appears at `link`."""
 
-    def __init__(self, flash: Path, link: Path, heap: str, air: Path | None) -> None:
+    def __init__(self, flash: Path, size: str, link: Path, heap: str, air: Path | None) -> None:
         self._flash = flash.resolve()
+        self._size = size
         self._link = link
         self._heap = heap
         self._air = air
-        self._lock: int | None = None
+        self._held = contextlib.ExitStack()
+        self._lock = -1
         self._jacks: list[Jack] = []
         self._machine: _Machine | None = None
         self._cause = _POWER_ON
@@ -136,17 +162,7 @@ class Hardware:
 
     def switch_on(self) -> None:
         """Raises BlockingIOError when another board runs on this flash."""
-        self._lock = os.open(self._flash, os.O_RDONLY | os.O_DIRECTORY)
-        end = time.monotonic() + _FLASH_LOCK_S
-        while True:
-            # The interpreter holds the lock too, so that an old one cannot write any more when a new one starts.
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.005)
+        self._lock = self._held.enter_context(hold_flash(self._flash))
         self._jacks = [Jack(self._link), *(Jack(uart_link(self._link, number)) for number in range(UARTS))]
         self._boot()
 
@@ -157,16 +173,13 @@ class Hardware:
         for jack in self._jacks:
             jack.close()
         self._jacks = []
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._held.close()
 
     def _boot(self) -> None:
-        assert self._lock is not None
         mark = f"\x1b[{os.urandom(8).hex()}]" if self._in_raw else ""
         self._mark, self._banner = mark.encode(), b""
         self._radio = Radio(self._air)
-        self._machine = _Machine(self._flash, self._lock, self._heap, self._cause, mark)
+        self._machine = _Machine(self._flash, self._size, self._lock, self._heap, self._cause, mark)
 
     def _reset(self, cause: int) -> None:
         assert self._machine

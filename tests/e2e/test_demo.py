@@ -59,7 +59,7 @@ def test_ctrl_c(tmp_path: Path, temporary: Path) -> None:
     assert not _processes_in(temporary)
 
 
-@pytest.mark.parametrize("name", ["zts_relay.cli", "micropython"])
+@pytest.mark.parametrize("name", ["zts_relay.cli", "zts_gateway.virtual_board"])
 def test_one_of_its_processes_dies(tmp_path: Path, temporary: Path, name: str) -> None:
     with Running(tmp_path / "home", tmp_path / "run", "demo") as demo:
         demo.line()

@@ -9,6 +9,7 @@ _asked, _answers = 0, {}
 _control = open(_said["control"], "r+b")
 unique_id = bytes.fromhex(_said["unique_id"])
 reset_cause = _said["reset_cause"]
+flash_bytes = _said["flash_bytes"]
 lines = _said["uarts"]  # the descriptors of the serial lines
 
 

@@ -1,4 +1,4 @@
-"""`os` as on a chip: the port's own, sizes in a listing, and dupterm.
+"""`os` as on a chip: the port's own, sizes in a listing, a flash that ends, and dupterm.
 
 What is printed goes to the terminal too; what is written to sys.stdout does not, as the port cannot have it so.
 """
@@ -14,6 +14,7 @@ import utime
 from uos import *  # noqa: F403
 
 _FOLDER = 0x4000
+_BLOCK = 4096
 
 _print = builtins.print
 _terminal = None
@@ -27,6 +28,21 @@ def ilistdir(folder="."):
         except OSError:  # mounted, and not there to be looked at
             size = 0
         yield name, kind, inode, size
+
+
+def _blocks(folder):
+    used = 1
+    for name, kind, *_ in uos.ilistdir(folder):
+        path = folder + "/" + name
+        used += _blocks(path) if kind == _FOLDER else uos.stat(path)[6] // _BLOCK + 1
+    return used
+
+
+def statvfs(path):
+    """Of a flash of the board's size, though nothing keeps a program from writing more."""
+    total = _chip.flash_bytes // _BLOCK
+    free = max(0, total - _blocks("/"))
+    return (_BLOCK, _BLOCK, total, free, free, 0, 0, 0, 0, 255)
 
 
 def rename(old, new):
