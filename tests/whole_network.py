@@ -40,14 +40,24 @@ def free_port() -> int:
     return port
 
 
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "ZTS_HOME": str(home), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1"}
+def environment(home: Path, edge: Path | None = None) -> dict[str, str]:
+    """`edge`: a folder with other packages zts and zts_agent than the installed ones."""
+    other = {} if edge is None else {"PYTHONPATH": str(edge)}
+    return {**os.environ, "ZTS_HOME": str(home), "PYTHONWARNINGS": "error", "PYTHONUNBUFFERED": "1", **other}
 
 
-def zts(home: Path, *arguments: str, stdin: str = "", timeout: float = WAIT_S) -> "subprocess.CompletedProcess[str]":
+def zts(
+    home: Path, *arguments: str, stdin: str = "", timeout: float = WAIT_S, edge: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Runs `zts` to its end, without a terminal."""
     return subprocess.run(
-        [*_ZTS, *arguments], input=stdin, capture_output=True, text=True, timeout=timeout, env=environment(home), start_new_session=True
+        [*_ZTS, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(home, edge),
+        start_new_session=True,
     )
 
 
@@ -74,7 +84,7 @@ def commands_of(home: Path) -> list[str]:
 class Running:
     """A `zts` process that goes on; what it says is read from files."""
 
-    def __init__(self, home: Path, folder: Path, *arguments: str, stdin: str | None = None) -> None:
+    def __init__(self, home: Path, folder: Path, *arguments: str, stdin: str | None = None, edge: Path | None = None) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
@@ -83,7 +93,7 @@ class Running:
                 stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                 stdout=out,
                 stderr=err,
-                env=environment(home),
+                env=environment(home, edge),
                 start_new_session=True,
             )
         if stdin is not None:
@@ -189,14 +199,14 @@ class Network:
         assert done.returncode == 0, done.stderr
         until(lambda: self.zts("ls").returncode == 0, "the broker knows @alice")
 
-    def zts(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        return zts(self.home, *arguments, stdin=stdin)
+    def zts(self, *arguments: str, stdin: str = "", edge: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        return zts(self.home, *arguments, stdin=stdin, edge=edge)
 
-    def run(self, name: str, *arguments: str, stdin: str | None = None) -> Running:
+    def run(self, name: str, *arguments: str, stdin: str | None = None, edge: Path | None = None) -> Running:
         """A `zts` of @alice that goes on; `name` is new."""
         folder = self.folder / "runs" / name
         assert not folder.exists()
-        return Running(self.home, folder, *arguments, stdin=stdin)
+        return Running(self.home, folder, *arguments, stdin=stdin, edge=edge)
 
     def listed(self, name: str) -> Any:
         done = self.zts("ls", "--json")

@@ -68,12 +68,12 @@ async def update(book: Book, card: Card, check: bool) -> str:
         if check:
             return f"{runs}; an update to this computer's {__version__} would send {len(lacking)} of {len(build.files)} files, {size} bytes"
         with Bar(f"sending to slot {said['slot']} of @{card.name}", size) as bar:
-            await _send(stream, card.name, [build.data[number] for number in lacking], bar)
+            switched = await _send(stream, card.name, [build.data[number] for number in lacking], bar)
     finally:
         await meeting.close()
     with Progress() as progress:
-        progress.step(f"@{card.name} has all of it and starts anew; waiting until it is online from slot {said['slot']} …")
-        after = await _come_back(book, card, said["slot"], before)
+        progress.step(f"@{card.name} starts anew; waiting until it is online from slot {said['slot']} …")
+        after = await _come_back(book, card, said["slot"], before, switched)
     return f"@{card.name} runs {after['version']} from slot {said['slot']}; before it was {before['version']}"
 
 
@@ -161,10 +161,9 @@ async def _answer(stream: LinkStream, name: str) -> dict[str, Any]:
     raise Failure(code, f"@{name} goes on with its agent: {sentence}")
 
 
-async def _send(stream: LinkStream, name: str, data: list[bytes], bar: Bar) -> None:
-    """All files, until the device says that it boots from them. Raises Failure.
-
-    A connection that is lost after the last byte may have lost no more than that answer.
+async def _send(stream: LinkStream, name: str, data: list[bytes], bar: Bar) -> bool:
+    """All files. Whether the device said that it boots from them: a connection lost after the last byte may have lost no more than
+    that. Raises Failure.
     """
     whole = False
 
@@ -183,19 +182,25 @@ async def _send(stream: LinkStream, name: str, data: list[bytes], bar: Bar) -> N
             async with asyncio.timeout(_ANSWER_S):
                 await asyncio.wait([answer])
         answer.result()
+        return True
     except (StreamReset, TimeoutError, LocalError):
         if not whole:
-            raise Failure(
-                Exit.LOST,
-                f"the connection to @{name} was lost, and it goes on with its agent; run it again: what arrived need not be sent again",
-            ) from None
+            raise _interrupted(name) from None
+        return False
     finally:
         for task in (sending, answer):
             task.cancel()
         await asyncio.wait([sending, answer])
         if not sending.cancelled():
             sending.exception()
-    stream.finish()
+        stream.finish()
+
+
+def _interrupted(name: str) -> Failure:
+    return Failure(
+        Exit.LOST,
+        f"the update of @{name} was interrupted, and it goes on with its agent; run it again: what arrived need not be sent again",
+    )
 
 
 def _pieces(data: list[bytes]) -> Iterator[bytes]:
@@ -204,7 +209,7 @@ def _pieces(data: list[bytes]) -> Iterator[bytes]:
             yield file[at : at + _PIECE]
 
 
-async def _come_back(book: Book, card: Card, slot: str, before: dict[str, Any]) -> dict[str, Any]:
+async def _come_back(book: Book, card: Card, slot: str, before: dict[str, Any], switched: bool) -> dict[str, Any]:
     """What the device says of itself once it is online from `slot` for good. Raises Failure."""
     me, account = book.member()
     deadline = board.clock() + _RETURN_MS
@@ -223,6 +228,8 @@ async def _come_back(book: Book, card: Card, slot: str, before: dict[str, Any]) 
             if runs["boots"] == slot and not runs["trial"]:
                 return said
             if runs["boots"] != slot and said["boots"] > before["boots"]:
+                if not switched and runs["why"] in (0, before["slot"]["why"]):
+                    raise _interrupted(card.name)
                 why = status.TAKEN_BACK.get(runs["why"], "the device does not say why")
                 raise Failure(
                     Exit.REFUSED, f"@{card.name} took the update back ({why}) and runs {said['version']} again; report it, or try again"
