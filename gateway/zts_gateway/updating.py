@@ -135,10 +135,8 @@ async def _offer(stream: LinkStream, name: str, build: _Build, check: bool) -> d
         async with asyncio.timeout(_COMPARE_S):
             await stream.send("".join(lines).encode())
             said = await _answer(stream, name)
-    except StreamReset as reset:
-        raise failure_of(reset.code, f"@{name}") from None
-    except TimeoutError:
-        raise failure_of(wire.TRUNCATED, f"@{name}") from None
+    except (StreamReset, TimeoutError):
+        raise _interrupted(name) from None
     lacking = said.get("lacking")
     good = isinstance(said.get("same"), bool) and said.get("slot") in ("a", "b")
     if not good or not isinstance(lacking, list) or lacking != [number for number in range(len(build.files)) if number in lacking]:

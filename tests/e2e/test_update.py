@@ -156,21 +156,18 @@ def test_time_without_a_network_is_not_counted(lab: Lab) -> None:
 def test_power_fails_after_every_file(lab: Lab) -> None:
     edge = lab.edge("8.5.0")
     shutil.copytree(lab.board.agent / "a", lab.board.agent / "b")
-    cuts = 0
-    while True:
+    files = len(CHANGED) + 1
+    for cuts in range(files + 1):  # each time after one file more, and at last after the manifest
+        checked = lab.net.zts("update", "@sensor", "--check", edge=edge)
+        assert f"would send {files - cuts} of " in checked.stdout, checked
         online = lab.board.count("online")
         lab.board.put("cut", {"files": 1})
-        done = lab.net.zts("update", "@sensor", edge=edge)
-        if done.returncode == 0:
-            break
-        failed(done, 9)
+        assert "interrupted" in failed(lab.net.zts("update", "@sensor", edge=edge), 9)
         lab.board.wait_online(online + 1)
         assert lab.runs() == (__version__, "a", False, slots.NONE)
-        cuts += 1
-    # One file more each time; then the manifest; then there is nothing to write, but once more its manifest.
-    assert cuts >= len(CHANGED) + 2
+    done = lab.net.zts("update", "@sensor", edge=edge)
+    assert done.returncode == 0, done
     assert lab.runs() == ("8.5.0", "b", False, slots.NONE)
-    print(f"an update went on after {cuts} power cuts")
 
 
 @pytest.mark.parametrize("size", [0, 1, 8, slots.RECORD_BYTES - 1])
