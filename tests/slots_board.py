@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from zts_firmware import slots
 from zts_gateway import stage
 from zts_gateway.virtual_board import VirtualBoard
 
-LOGIN_S = 3
+LOGIN_S = 2
 
-# Before main.py. "/cut" asks for a power cut: {"files": n} once the nth file of a slot is there, {"record": n, "bytes": m} at the
-# nth switch record, of which m bytes are then on the flash.
+# Before main.py. "/cut" asks for power cuts: {"files": [n, ...]} once the nth file of a slot is there, {"record": [n, ...], "bytes": m}
+# at the nth switch record, of which m bytes are then on the flash; each number counts from the cut before.
 _BOOT = """
 import builtins, json, os, sys
 import machine, network
@@ -80,15 +81,18 @@ def passed(what, reset=True):
     cut = said("/cut")
     if not cut or what not in cut:
         return None
-    cut[what] -= 1
+    cut[what][0] -= 1
+    now = not cut[what][0]
+    if now:
+        cut[what].pop(0)
     if cut[what]:
         with _open("/cut", "w") as file:
             json.dump(cut, file)
-        return None
-    os.remove("/cut")
-    if reset:
+    else:
+        os.remove("/cut")
+    if now and reset:
         machine.reset()
-    return cut
+    return cut if now else None
 
 
 def opened(path, mode="r"):
@@ -111,6 +115,7 @@ class SlotsBoard(VirtualBoard):
     def __init__(self, folder: Path, line: str) -> None:
         super().__init__(folder)
         self._console = -1
+        self._listens = False
         self._heard = bytearray()
         self._listener: threading.Thread | None = None
         self.agent = folder / "agent"
@@ -127,20 +132,43 @@ class SlotsBoard(VirtualBoard):
 
     def start(self) -> None:
         super().start()
-        self._console = os.open(self.port, os.O_RDWR | os.O_NOCTTY)
-        self._listener = threading.Thread(target=self._listen, args=(self._console,))
-        self._listener.start()
+        self._plug_in()
 
     def cut_power(self) -> None:
         super().cut_power()
+        self._unplug()
+
+    def _plug_in(self) -> None:
+        self._console = os.open(self.port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        self._listener = threading.Thread(target=self._listen, args=(self._console,))
+        self._listens = True
+        self._listener.start()
+
+    def _unplug(self) -> None:
+        self._listens = False
         if self._listener:
             self._listener.join()
             self._listener = None
             os.close(self._console)
 
+    @contextlib.contextmanager
+    def unplugged(self) -> Iterator[None]:
+        """Its port is for another program."""
+        self._unplug()
+        try:
+            yield
+        finally:
+            self._plug_in()
+
     def _listen(self, console: int) -> None:
-        with contextlib.suppress(OSError):  # the power is off
-            while data := os.read(console, 4096):
+        while self._listens:
+            if select.select([console], [], [], 0.05)[0]:
+                try:
+                    data = os.read(console, 4096)
+                except OSError:  # the power is off
+                    return
+                if not data:
+                    return
                 self._heard += data
 
     def type(self, data: bytes) -> None:

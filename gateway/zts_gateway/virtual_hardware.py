@@ -184,13 +184,16 @@ class Hardware:
     def _reset(self, cause: int) -> None:
         assert self._machine
         soft = cause == _SOFT
+        before = self._machine
         self._drain()
-        self._machine.end()
+        before.end()
         self._cause = cause
         self._in_raw = self._in_raw and soft
         if soft:
             self._jacks[0].send(b"MPY: soft reboot\r\n")
         self._boot()
+        if soft:  # a chip's watchdog knows nothing of soft resets
+            self._machine.feed_within, self._machine.dies_at = before.feed_within, before.dies_at
 
     # --- the loop --------------------------------------------------------------------------------------------------------
 
