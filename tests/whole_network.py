@@ -187,15 +187,16 @@ class Mosquitto:
 
 
 class Network:
-    """`home` is @alice's ZTS_HOME. Devices come by `linux_device` and `board`."""
+    """`home` is @alice's ZTS_HOME. Devices come by `linux_device` and `board`. `legs`: where they all find the relay."""
 
-    def __init__(self, folder: Path, relay: RelayProcess, broker: str) -> None:
+    def __init__(self, folder: Path, relay: RelayProcess, broker: str, legs: str | None = None) -> None:
         self.folder = folder
         self.relay = relay
         self.broker = broker
         self.home = folder / "home"
         assert relay.join
-        done = self.zts("join", "--name", "@alice", "--code-file", "-", stdin=relay.join)
+        join = relay.join if legs is None else f"{relay.join.rpartition('@')[0]}@{legs}"
+        done = self.zts("join", "--name", "@alice", "--code-file", "-", stdin=join)
         assert done.returncode == 0, done.stderr
         until(lambda: self.zts("ls").returncode == 0, "the broker knows @alice")
 

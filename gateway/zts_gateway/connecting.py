@@ -20,7 +20,7 @@ Who may use it: with --stdio and at a console, whoever started zts. With --unix 
 and --rfc2217, programs that run as you, but no pages in your browser: a service of kind "http" gets only requests whose Host is
 127.0.0.1:PORT or localhost:PORT and that come from no other site, any other service nothing that begins as HTTP does.
 
-Settings and lines of a serial port travel with --rfc2217, settings alone with --pty. All else carries its bytes."""
+Settings and lines of a serial port travel with --rfc2217, its speed and stop bits with --pty. All else carries its bytes."""
 
 
 class Way(NamedTuple):

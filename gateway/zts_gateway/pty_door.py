@@ -24,8 +24,6 @@ _READ_BYTES = 4096
 _PTY_FILES = ("/dev/pts/", "/dev/ttys")  # Linux, macOS
 
 _SPEEDS = {getattr(termios, name): int(name[1:]) for name in dir(termios) if name[0] == "B" and name[1:].isdigit()}
-_SIZES = {termios.CS5: 5, termios.CS6: 6, termios.CS7: 7, termios.CS8: 8}
-_CMSPAR = 0x40000000  # mark and space; termios has no name for it
 _TCGETS2 = 0x802C542A  # Linux: as tcgetattr, with the speed as a number where it is none of the usual ones
 _FLUSH_READ, _FLUSH_WRITE = 1, 2  # of TIOCPKT, tty_ioctl(4)
 # What nobody asks for. As long as a file has it, no program has set it, and the device's own settings hold.
@@ -113,7 +111,7 @@ class _Pty:
 
     def __init__(self, master: int) -> None:
         self._master = master
-        self._told = (0, 8, "N", 1)
+        self._told = (0, 1)  # baud and stop bits
         self._closed = False
         self._messages = Messages()
         self._unwritten = bytearray()
@@ -173,16 +171,13 @@ class _Pty:
 
     def _look(self) -> bytes:
         """What the program has set since we looked last."""
+        # No more can be set: a pty has 8 data bits and no parity, always.
         _, _, flags, _, _, speed, _ = termios.tcgetattr(self._master)
-        baud = _SPEEDS.get(speed) or _read_speed(self._master)
-        parity = "N"
-        if flags & termios.PARENB:
-            parity = ("MS" if flags & _CMSPAR else "OE")[not flags & termios.PARODD]
-        settings = (baud, _SIZES[flags & termios.CSIZE], parity, 2 if flags & termios.CSTOPB else 1)
-        if speed == _UNSET or not line.BAUD_MIN <= baud <= line.BAUD_MAX or settings == self._told:
+        settings = (_SPEEDS.get(speed) or _read_speed(self._master), 2 if flags & termios.CSTOPB else 1)
+        if speed == _UNSET or not line.BAUD_MIN <= settings[0] <= line.BAUD_MAX or settings == self._told:
             return b""
         self._told = settings
-        return line.settings(*settings)
+        return line.settings(settings[0], 8, "N", settings[1])
 
 
 def _purge(flags: int) -> bytes:

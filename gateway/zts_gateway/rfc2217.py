@@ -138,12 +138,15 @@ class Server:
         """What the client did, in its order."""
         at = 0
         while at < len(piece):
-            if self._state == self._in_text:  # the way of a megabyte
+            if self._state in (self._in_text, self._in_sub):  # most bytes are like those before them
                 end = piece.find(_IAC, at)
-                end = len(piece) if end < 0 else end
-                self._text += piece[at:end]
-                at = end
-                if at == len(piece):
+                run = piece[at : len(piece) if end < 0 else end]
+                if self._state == self._in_text:
+                    self._text += run
+                else:
+                    self._gather(run)
+                at += len(run)
+                if end < 0:
                     break
             self._state(piece[at])
             at += 1
@@ -151,13 +154,10 @@ class Server:
         events, self._events = self._events, []
         return events
 
-    # The states: each takes one byte.
+    # The states: each takes one byte; the first of text and of a suboption that is not like the others is IAC.
 
-    def _in_text(self, byte: int) -> None:
-        if byte == _IAC:
-            self._state = self._in_command
-        else:
-            self._text.append(byte)
+    def _in_text(self, _: int) -> None:
+        self._state = self._in_command
 
     def _in_command(self, byte: int) -> None:
         self._state = self._in_text
@@ -177,17 +177,13 @@ class Server:
         self._state = self._in_text
         self._negotiate(self._verb, byte)
 
-    def _in_sub(self, byte: int) -> None:
-        if byte == _IAC:
-            self._state = self._in_sub_command
-        elif len(self._sub) <= _SUB_MAX:  # one too many makes it of no known size
-            self._sub.append(byte)
+    def _in_sub(self, _: int) -> None:
+        self._state = self._in_sub_command
 
     def _in_sub_command(self, byte: int) -> None:
         if byte == _IAC:
             self._state = self._in_sub
-            if len(self._sub) <= _SUB_MAX:
-                self._sub.append(byte)
+            self._gather(b"\xff")
         elif byte == _SE:
             self._state = self._in_text
             self._perform(bytes(self._sub))
@@ -195,6 +191,9 @@ class Server:
             self._in_command(byte)
 
     # What they lead to.
+
+    def _gather(self, run: bytes) -> None:
+        self._sub += run[: _SUB_MAX + 1 - len(self._sub)]  # one too many makes it of no known size
 
     def _tell(self, event: Event) -> None:
         self._end_text()
