@@ -63,7 +63,7 @@ class MockChip:
     """An ESP32's bootloader behind a serial port without DTR and RTS."""
 
     def __enter__(self) -> "MockChip":
-        command = [Path(sys.executable).parent / "esp32-mock-bootloader", "run", "--pty", "--chip", "esp32"]
+        command = [str(Path(sys.executable).parent / "esp32-mock-bootloader"), "run", "--pty", "--chip", "esp32"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         self.path = self._process.stdout.readline().strip()

@@ -52,7 +52,8 @@ def play(steps: str) -> list[tuple[str, bytes]]:
             said += macro.settle() + line.data(b"x")
         else:
             wait(50)  # pyserial looks every 50 ms whether it was answered
-            said += macro.change(*modem(step)[1], now)
+            body = modem(step)[1]
+            said += macro.change(body[0], body[1], now)
     wait(HOLD_MS)
     assert macro.deadline is None and macro.settle() == b""
     return [(NAMES[kind], body) for kind, body in line.Decoder().feed(said)]
@@ -163,7 +164,17 @@ def peer() -> Iterator[LinePeer]:
 def test_what_esptool_really_does(peer: LinePeer, before: str) -> None:
     chip = Chip(peer)
     try:
-        command = [BIN / "esptool", "--port", f"rfc2217://{peer.address}", "--chip", "esp32", "--before", before, "--no-stub", "read-mac"]
+        command = [
+            str(BIN / "esptool"),
+            "--port",
+            f"rfc2217://{peer.address}",
+            "--chip",
+            "esp32",
+            "--before",
+            before,
+            "--no-stub",
+            "read-mac",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, env={**os.environ, "PYTHONWARNINGS": ""})
     finally:
         chip.close()
@@ -175,7 +186,7 @@ def test_what_esptool_really_does(peer: LinePeer, before: str) -> None:
 
 def test_what_mpremote_really_does(peer: LinePeer) -> None:
     """It opens and closes a port without a reset."""
-    command = [BIN / "mpremote", "connect", f"rfc2217://{peer.address}", "disconnect", "connect", "list"]
+    command = [str(BIN / "mpremote"), "connect", f"rfc2217://{peer.address}", "disconnect", "connect", "list"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [one for one in peer.told if one[0] in ("LINE_MODEM", "LINE_RESET")] == [*map(modem, ["D1", "R1", "R0", "D0"])]

@@ -1,5 +1,6 @@
 """The telnet server on the laptop: what pyserial's client asks of it, and what no client would."""
 
+import asyncio
 import random
 import socket
 import sys
@@ -157,6 +158,38 @@ def test_a_suboption_without_end_takes_no_memory() -> None:
         assert server.receive(bytes(1 << 16) + b"\xff\xff") == []
         assert size_of(server) < most
     assert server.receive(b"\xff\xf0a") == [Data(b"a")]
+
+
+def test_a_suspended_client_holds_the_line_back() -> None:
+    class Wire:
+        said = b""
+
+        def write(self, data: bytes) -> None:
+            self.said += data
+
+        async def drain(self) -> None:
+            pass
+
+        async def finish(self) -> None:
+            pass
+
+    async def check() -> None:
+        source, sink = asyncio.StreamReader(), Wire()
+        form = line_forms.Rfc2217(source, sink)
+        reading = asyncio.ensure_future(form.read(1000))
+        source.feed_data(sub(8) + b"a")
+        assert await reading == line.data(b"a")
+        form.write(line.data(b"b"))
+        draining = asyncio.ensure_future(form.drain())  # what a stream waits for before it takes more
+        reading = asyncio.ensure_future(form.read(1000))
+        await asyncio.sleep(0.05)
+        assert not draining.done()
+        source.feed_data(sub(9) + b"c")
+        assert await reading == line.data(b"c")
+        await draining
+        assert sink.said.endswith(b"b")
+
+    asyncio.run(check())
 
 
 # --- pyserial ----------------------------------------------------------------------------------------------------------------
