@@ -41,7 +41,7 @@ def free_port() -> int:
 
 
 def environment(home: Path, edge: Path | None = None) -> dict[str, str]:
-    """No warning passes, but for two of pyserial in mpremote. `edge`: a folder with other packages zts and zts_agent than the installed ones."""
+    """No warning passes, but for two of pyserial in mpremote. `edge`: a folder with other packages zts and zts_agent."""
     other = {} if edge is None else {"PYTHONPATH": str(edge)}
     ignored = "error,ignore:setDaemon,ignore:setName"
     return {**os.environ, "ZTS_HOME": str(home), "PYTHONWARNINGS": ignored, "PYTHONUNBUFFERED": "1", **other}
