@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from zts import control, crypto, dial, identity, link, wire
+from zts import codes, crypto, enrol, identity, link, wire
 from zts.errors import StreamReset
 from zts_agent import board
 from zts_agent.agent import Agent
@@ -22,10 +22,10 @@ WAIT_S = 60.0  # for anything that must come; generous: the machine may be busy
 class Device:
     """A device's card: its enrolment line, and its public key once it has enrolled."""
 
-    def __init__(self, name: str, line: identity.EnrolLine) -> None:
+    def __init__(self, name: str, line: codes.EnrolLine) -> None:
         self.name = name
         self.pairing: bytes = line.pairing
-        self.line = identity.format_enrol_line(line)
+        self.line = codes.format_enrol_line(line)
         self.public = b""
 
 
@@ -38,24 +38,24 @@ class Owner:
 
     @classmethod
     async def join(cls, line: str, name: str = "alice") -> "Owner":
-        code = identity.parse_join_code(line)
+        code = codes.parse_join_code(line)
         private = crypto.random_bytes(wire.KEY_BYTES)
         pair = (private, crypto.x25519_public(private))
-        account = await dial.enrol(board, code, pair, name)
+        account = await enrol.enrol(board, code, pair, name)
         return cls(Identity(name, *pair, account), account)
 
     async def invite(self, name: str) -> Device:
         """A new device, not enrolled yet."""
         answer = await broker.ask_relay(self.me, self.account, wire.KIND_MAKE_CODE, {})
-        code = identity.JoinCode(self.account.relay_key, answer[wire.TLV_SECRET], self.account.host, self.account.port)
-        return Device(name, identity.EnrolLine(code, crypto.random_bytes(32), self.me.public, name))
+        code = codes.JoinCode(self.account.relay_key, answer[wire.TLV_SECRET], self.account.host, self.account.port)
+        return Device(name, codes.EnrolLine(code, crypto.random_bytes(32), self.me.public, name))
 
     async def meet(self, device: Device) -> None:
         """Waits until the device has enrolled, as any process may that was given its line."""
-        code = identity.parse_enrol_line(device.line).code
+        code = codes.parse_enrol_line(device.line).code
         end = time.monotonic() + WAIT_S
         while not device.public:
-            answer = await broker.ask_relay(self.me, self.account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: control.code_id(code.secret)})
+            answer = await broker.ask_relay(self.me, self.account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: codes.code_id(code.secret)})
             device.public = answer.get(wire.TLV_PUBLIC, b"")
             assert time.monotonic() < end, "it never enrolled"
             await asyncio.sleep(0.25)

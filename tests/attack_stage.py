@@ -10,7 +10,7 @@ from agent_lab import Device, HostAgent, Owner, target, until
 from hostile import EvilBroker, Mischief, honest
 from relay_thread import RelayThread
 from tap import Tap
-from zts import control, crypto, identity
+from zts import codes, control, crypto, identity
 
 
 class Actor:
@@ -79,8 +79,8 @@ async def stranger(stage: Stage) -> Owner:
 
 
 def _at(relay: RelayThread, legs: Tap) -> str:
-    code = identity.parse_join_code(relay.call(relay.relay.join_code))
-    return identity.format_join_code(code._replace(host=legs.address[0], port=legs.address[1]))
+    code = codes.parse_join_code(relay.call(relay.relay.join_code))
+    return codes.format_join_code(code._replace(host=legs.address[0], port=legs.address[1]))
 
 
 class CountedX25519:

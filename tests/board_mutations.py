@@ -12,8 +12,9 @@ import sys
 import time
 from pipes import Pipe
 
-from zts import control, crypto, frame, identity, leg, record, session, wire
+from zts import codes, control, crypto, frame, identity, leg, record, session, wire
 from zts.errors import CryptoError, FormatError, RemoteError, ZtsError
+from zts.initiator import Initiator
 from zts_agent import mqtt
 
 KEY = bytes(range(32))
@@ -68,7 +69,7 @@ class Responding:
         self.good = self._initiator().message_1(FIELDS)
 
     def _initiator(self):
-        return control.Initiator(wire.PURPOSE_CONNECT, OWNER, DEVICE[1], PSK, self.responder.epoch)
+        return Initiator(wire.PURPOSE_CONNECT, OWNER, DEVICE[1], PSK, self.responder.epoch)
 
     def _find(self, sender, kind, hint):
         return PEER if kind == wire.KIND_CONNECT else None
@@ -200,7 +201,7 @@ LINE = "zts1d:" + "A" * 150 + "@relay.example:7440/sensor42"
 
 def lines():
     text = "".join([chr(byte) for byte in mutate(LINE.encode())])
-    for parse in (identity.parse_enrol_line, identity.parse_join_code, identity.split_address, identity.check_name):
+    for parse in (codes.parse_enrol_line, codes.parse_join_code, identity.split_address, identity.check_name):
         tried(FormatError, parse, text)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 from zts import control, crypto, identity, wire
 from zts.errors import RemoteError
+from zts.initiator import Initiator
 from zts.noise import HandshakeState
 from zts_relay import mqtt_codec as codec
 
@@ -180,7 +181,7 @@ class _Forged(HandshakeState):
         return e_public + enc_s + enc_payload
 
 
-class Forger(control.Initiator):
+class Forger(Initiator):
     """A message 1 from `forged` (a public key) to the device whose key pair was stolen. `psk` is its pairing secret, or a guess.
 
     `handshake.read_message` of the answer fails: it wants the private key that goes with `forged`.
@@ -189,7 +190,7 @@ class Forger(control.Initiator):
     def __init__(self, forged: bytes, stolen: tuple[bytes, bytes], psk: bytes, epoch: bytes) -> None:
         nobody = (bytes(wire.KEY_BYTES), forged)
         super().__init__(wire.PURPOSE_CONNECT, nobody, stolen[1], psk, epoch)
-        prologue = control._prologue(wire.PURPOSE_CONNECT, identity.fingerprint(stolen[1]), epoch, self._header)
+        prologue = control.prologue(wire.PURPOSE_CONNECT, identity.fingerprint(stolen[1]), epoch, self._header)
         self.handshake = _Forged(prologue, forged, stolen, psk)
 
 

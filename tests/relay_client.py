@@ -3,7 +3,8 @@
 import socket
 from typing import NamedTuple
 
-from zts import control, crypto, identity, leg, wire
+from zts import codes, control, crypto, leg, wire
+from zts.initiator import Initiator
 
 WAIT_S = 30.0  # for anything that must come
 
@@ -61,7 +62,7 @@ def ask(
     """One enrolment connection: the fields of message 2, or None when the relay closes in silence."""
     sock, challenge = greet(address, wire.MAGIC_ENROL)
     with sock:
-        initiator = control.Initiator(wire.PURPOSE_RELAY, own, relay_key, psk, challenge, kind, hint)
+        initiator = Initiator(wire.PURPOSE_RELAY, own, relay_key, psk, challenge, kind, hint)
         sock.sendall(initiator.message_1(fields))
         m2 = receive(sock, wire.M2_BYTES)
         if not m2:
@@ -76,7 +77,7 @@ def enrol_with(
 ) -> dict[int, bytes] | None:
     """Enrol with a code's secret: the fields of message 2, or None."""
     fields = {wire.TLV_NAME: name.encode()} if name else {}
-    return ask(address, relay_key, own, control.code_psk(secret), control.code_id(secret), wire.KIND_ENROL, fields)
+    return ask(address, relay_key, own, codes.code_psk(secret), codes.code_id(secret), wire.KIND_ENROL, fields)
 
 
 def account_of(own: tuple[bytes, bytes], fields: dict[int, bytes]) -> Account:
@@ -94,7 +95,7 @@ def account_of(own: tuple[bytes, bytes], fields: dict[int, bytes]) -> Account:
 
 def join(code: str, name: str = "") -> Account:
     """Enrol a new owner with a join code."""
-    parsed = identity.parse_join_code(code)
+    parsed = codes.parse_join_code(code)
     own = key_pair()
     fields = enrol_with((parsed.host, parsed.port), parsed.relay_key, parsed.secret, own, name)
     assert fields is not None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from loop_thread import LoopThread
 from relay_client import WAIT_S, key_pair
-from zts import control
+from zts import codes
 from zts_relay.app import Relay
 from zts_relay.config import Address, Config, parse_broker
 from zts_relay.registry import OWNER
@@ -70,7 +70,7 @@ class RelayThread:
             registry = self.relay.registry
             secret = registry.make_code(OWNER)
             assert secret
-            party = registry.enrol(control.code_id(secret), key_pair()[1], "").party
+            party = registry.enrol(codes.code_id(secret), key_pair()[1], "").party
             assert party
             return Party(party.account, registry.leg_key(party.account))
 

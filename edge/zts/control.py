@@ -6,19 +6,22 @@ PROTOCOL.md, "Control plane".
 
 from collections import namedtuple
 
-from . import crypto, identity, wire
-from .errors import CryptoError, FormatError, RemoteError
+from . import crypto, grant, identity, wire
+from .errors import CryptoError, RemoteError
 from .noise import HandshakeState
 
 Hello = namedtuple("Hello", ("epoch", "features"))
+# Of a grant's holder, who is not known before message 1 says it, `public` is b"" and `psk` the root of the grant's generation.
 Peer = namedtuple("Peer", ("public", "psk", "mac_key"))
-Accepted = namedtuple("Accepted", ("handshake", "fields", "peer", "m1"))
+# `terms` of a grant's holder, None of the owner.
+Accepted = namedtuple("Accepted", ("handshake", "fields", "public", "m1", "terms"))
 
 # Bytes of every TLV value; 0: any length (a text).
 _SIZES = {
     wire.TLV_SESSIONS_LEFT: 1,
     wire.TLV_NAME: 0,
     wire.TLV_STREAMS: 2,
+    wire.TLV_TIME: 4,
     wire.TLV_CODE: 1,
     wire.TLV_RELAY: wire.FP_BYTES,
     wire.TLV_SID: wire.SID_BYTES,
@@ -32,11 +35,13 @@ _SIZES = {
     wire.TLV_SECRET: wire.SECRET_BYTES,
     wire.TLV_PUBLIC: wire.KEY_BYTES,
     wire.TLV_CODE_ID: wire.HINT_BYTES,
+    wire.TLV_CAVEATS: 0,
 }
 
 _MAC1_AT = wire.HEADER_BYTES
 _NOISE_AT = wire.HEADER_BYTES + wire.MAC_BYTES
 _SEEN_BYTES = 8
+_BUCKETS = 64  # peers whose rate is remembered
 
 
 def hello_topic(fp: str) -> str:
@@ -109,44 +114,22 @@ def make_peer(public: bytes, psk: bytes) -> Peer:
     return Peer(public, psk, crypto.hkdf(b"", psk, b"mac1"))
 
 
-def code_id(secret: bytes) -> bytes:
-    """8 bytes by which a relay finds a join code it stores only derived values of."""
-    return crypto.hkdf(b"", secret, b"ZTS/1 code id", wire.HINT_BYTES)
-
-
-def code_psk(secret: bytes) -> bytes:
-    return crypto.hkdf(b"", secret, b"ZTS/1 code psk")
+def holder_peer(root: bytes, id_: bytes) -> Peer:
+    """Whoever holds the grant of that id, made under `root`."""
+    return Peer(b"", root, grant.mac_key(root, id_))
 
 
 def party_psk(party_key: bytes) -> bytes:
     return crypto.hkdf(b"", party_key, b"ZTS/1 relay psk")
 
 
-def read_account(answer: "dict[int, bytes]", code: identity.JoinCode) -> identity.Account:
-    """What an enrolment's answer gives. Raises RemoteError with the relay's code, or when the answer is not whole."""
-    if answer[wire.TLV_CODE][0] != wire.OK:
-        raise RemoteError("the relay refuses to enrol", answer[wire.TLV_CODE][0])
-    for kind in (wire.TLV_ACCOUNT, wire.TLV_PARTY_KEY, wire.TLV_PASSWORD, wire.TLV_BROKER):
-        if kind not in answer:
-            raise RemoteError("the relay's answer is not whole")
-    try:
-        broker = answer[wire.TLV_BROKER].decode()
-        tls = identity.parse_broker(broker, code.host)[0]
-    except (UnicodeError, FormatError):
-        raise RemoteError("the relay's broker URL is none")
-    if tls != (wire.TLV_PIN in answer):
-        raise RemoteError("a broker's pin and its mqtts:// go together")
-    password = identity.base32(answer[wire.TLV_PASSWORD])
-    pin = answer.get(wire.TLV_PIN, b"")
-    account, key = answer[wire.TLV_ACCOUNT], answer[wire.TLV_PARTY_KEY]
-    return identity.Account(code.relay_key, code.host, code.port, account, key, password, pin, broker)
-
-
-def _mac1(mac_key: bytes, epoch: bytes, m1: bytes) -> bytes:
+def mac1(mac_key: bytes, epoch: bytes, m1: bytes) -> bytes:
+    """Of a whole message 1, whatever stands in mac1's place."""
     return crypto.hmac_sha256(mac_key, epoch + m1[:_MAC1_AT] + m1[_NOISE_AT:])[: wire.MAC_BYTES]
 
 
-def _prologue(purpose: int, responder_fp: bytes, epoch: bytes, header: bytes) -> bytes:
+def prologue(purpose: int, responder_fp: bytes, epoch: bytes, header: bytes) -> bytes:
+    """What both sides mix into a handshake's hash before it begins."""
     return b"ZTS/1" + bytes([purpose]) + responder_fp + epoch + header
 
 
@@ -160,57 +143,19 @@ def hint(m1: bytes) -> bytes:
 
 
 def has_mac1(m1: bytes, mac_key: bytes, epoch: bytes) -> bool:
-    return crypto.equal(m1[_MAC1_AT:_NOISE_AT], _mac1(mac_key, epoch, m1))
+    return crypto.equal(m1[_MAC1_AT:_NOISE_AT], mac1(mac_key, epoch, m1))
 
 
 def read_message_1(m1: bytes, purpose: int, s: "tuple[bytes, bytes]", psk: bytes, epoch: bytes) -> "tuple[HandshakeState, bytes]":
     """After the cheap checks: the handshake, whose `rs` is the sender's static key, and the payload. Raises CryptoError."""
-    prologue = _prologue(purpose, identity.fingerprint(s[1]), epoch, m1[: wire.HEADER_BYTES])
-    handshake = HandshakeState(False, prologue, s, psk=psk)
+    bound = prologue(purpose, identity.fingerprint(s[1]), epoch, m1[: wire.HEADER_BYTES])
+    handshake = HandshakeState(False, bound, s, psk=psk)
     return handshake, handshake.read_message(m1[_NOISE_AT:])
 
 
 def write_message_2(handshake: HandshakeState, m1: bytes, fields: "dict[int, bytes]") -> bytes:
     header = bytes([wire.VERSION, wire.TYPE_M2, 0, 0]) + crypto.sha256(m1)[: wire.HINT_BYTES]
     return header + handshake.write_message(encode_fields(fields, wire.M2_PAYLOAD_BYTES))
-
-
-class Initiator:
-    """One message 1 and the reading of its answer. Made anew for every try: the ephemeral never serves twice."""
-
-    def __init__(
-        self,
-        purpose: int,
-        s: "tuple[bytes, bytes]",
-        responder: bytes,
-        psk: bytes,
-        epoch: bytes,
-        kind: int = wire.KIND_CONNECT,
-        hint: bytes = bytes(wire.HINT_BYTES),
-    ) -> None:
-        self._header = bytes([wire.VERSION, wire.TYPE_M1, kind, 0]) + hint
-        prologue = _prologue(purpose, identity.fingerprint(responder), epoch, self._header)
-        self.handshake = HandshakeState(True, prologue, s, responder, psk)
-        self._mac_key = make_peer(responder, psk).mac_key
-        self._epoch = epoch
-        self._answer_header = b""
-
-    def message_1(self, fields: "dict[int, bytes]") -> bytes:
-        noise = self.handshake.write_message(encode_fields(fields, wire.M1_PAYLOAD_BYTES))
-        mac = _mac1(self._mac_key, self._epoch, self._header + bytes(wire.MAC_BYTES) + noise)
-        m1 = self._header + mac + noise
-        self._answer_header = bytes([wire.VERSION, wire.TYPE_M2, 0, 0]) + crypto.sha256(m1)[: wire.HINT_BYTES]
-        return m1
-
-    def read_message_2(self, m2: bytes) -> "dict[int, bytes] | None":
-        """The fields of the answer; None when `m2` is not the answer to our message 1: wait on. RemoteError: authentic but wrong."""
-        if len(m2) != wire.M2_BYTES or m2[: wire.HEADER_BYTES] != self._answer_header:
-            return None
-        try:
-            payload = self.handshake.read_message(m2[wire.HEADER_BYTES :])
-        except CryptoError:
-            return None
-        return decode_fields(payload, (wire.TLV_CODE,))
 
 
 class Bucket:
@@ -281,20 +226,35 @@ class Responder:
         ephemeral = m1[_NOISE_AT : _NOISE_AT + _SEEN_BYTES]
         if any(seen[at : at + _SEEN_BYTES] == ephemeral for at in range(0, len(seen), _SEEN_BYTES)):
             return self._refuse("replay")
-        if not self._buckets.setdefault(sender, Bucket(self._rate, self._burst, now)).take(now):
+        if not self._bucket(peer.mac_key, now).take(now):
             return self._refuse("rate")
         try:
             handshake, payload = read_message_1(m1, wire.PURPOSE_CONNECT, self._s, peer.psk, epoch)
         except CryptoError:
             return self._refuse("decrypt")
-        if handshake.rs is None or not crypto.equal(handshake.rs, peer.public) or identity.fingerprint(peer.public) != sender:
+        public = handshake.rs
+        if public is None or not crypto.equal(public, peer.public or public) or identity.fingerprint(public) != sender:
             return self._refuse("identity")
         seen.extend(ephemeral)
         if len(seen) >= wire.SEEN_EPHEMERALS * _SEEN_BYTES:
             self.rotate(now)
         required = (wire.TLV_RELAY, wire.TLV_SID, wire.TLV_ACCOUNT, wire.TLV_MAX_RECORD, wire.TLV_WINDOW)
+        terms = None
         try:
             fields = decode_fields(payload, required)
+            if not peer.public:
+                caveats = fields.get(wire.TLV_CAVEATS, b"")
+                terms = grant.read(caveats)
+                handshake.psk = grant.tail(peer.psk, hint(m1), caveats)
         except RemoteError:
             return self._refuse("fields")
-        return Accepted(handshake, fields, peer, m1)
+        if terms is not None and not crypto.equal(terms.holder, sender):
+            return self._refuse("holder")
+        return Accepted(handshake, fields, public, m1, terms)
+
+    def _bucket(self, mac_key: bytes, now: int) -> Bucket:
+        """By what the sender has shown to know, not by what it is called."""
+        key = mac_key[:8]
+        if len(self._buckets) >= _BUCKETS and key not in self._buckets:
+            self._buckets.clear()
+        return self._buckets.setdefault(key, Bucket(self._rate, self._burst, now))

@@ -1,15 +1,15 @@
-"""To a relay and past it: one enrolment exchange, or a leg that is joined. The same code on CPython and MicroPython.
+"""To a relay and past it: a leg that is joined. The same code on CPython and MicroPython.
 
 `net` is what the machine offers: `await net.dial(host, port)` gives (reader, writer) as asyncio.open_connection does, and
 `await net.within(seconds, work)` what `work` gives, or raises OSError when the time is up.
 """
 
-from . import control, identity, leg, wire
+from . import leg, wire
 from .errors import RemoteError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
     from typing import Any, Protocol
 
     class Net(Protocol):
@@ -29,7 +29,7 @@ async def close_quietly(writer: "Any") -> None:
         pass
 
 
-async def _greet(net: "Net", host: str, port: int, magic: bytes) -> "tuple[Any, Any, bytes]":
+async def greet(net: "Net", host: str, port: int, magic: bytes) -> "tuple[Any, Any, bytes]":
     """Dials a relay and gives its challenge16. Raises OSError or EOFError when there is none."""
     reader, writer = await net.dial(host, port)
     try:
@@ -41,49 +41,12 @@ async def _greet(net: "Net", host: str, port: int, magic: bytes) -> "tuple[Any, 
         raise
 
 
-async def ask_relay(
-    net: "Net", host: str, port: int, initiator: "Callable[[bytes], control.Initiator]", fields: "dict[int, bytes]"
-) -> "dict[int, bytes]":
-    """One enrolment exchange (ZE1): the relay's authenticated answer.
-
-    Raises OSError when there is no relay, EOFError when it closed without an answer: it does not know the code or the
-    account, or is not the relay of that key. RemoteError: an answer we do not understand.
-    """
-    reader, writer, challenge = await net.within(DIAL_S, _greet(net, host, port, wire.MAGIC_ENROL))
-    try:
-        asking = initiator(challenge)
-        writer.write(asking.message_1(fields))
-        await writer.drain()
-        m2 = await net.within(DIAL_S, reader.readexactly(wire.M2_BYTES))
-    finally:
-        await close_quietly(writer)
-    answer = asking.read_message_2(m2)
-    if answer is None:
-        raise EOFError("the answer is not the relay's")
-    return answer
-
-
-async def enrol(net: "Net", code: identity.JoinCode, s: "tuple[bytes, bytes]", name: str) -> identity.Account:
-    """Enrols the key pair `s` at the code's relay. The same key and code again give the same account again.
-
-    Raises as ask_relay does, and RemoteError with the relay's code when it refuses (a used or expired join code: DENIED).
-    """
-    fields = {wire.TLV_NAME: name.encode()}
-    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
-
-    def initiator(challenge: bytes) -> control.Initiator:
-        return control.Initiator(wire.PURPOSE_RELAY, s, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
-
-    answer = await ask_relay(net, code.host, code.port, initiator, fields)
-    return control.read_account(answer, code)
-
-
 async def dial_leg(net: "Net", host: str, port: int, hello: leg.LegHello, party_key: bytes, first: bytes) -> "tuple[Any, Any]":
     """A leg that the relay has joined to its partner; `first` are our first bytes end to end.
 
     Raises RemoteError with the relay's code when it says one, OSError or EOFError when it says nothing.
     """
-    reader, writer, challenge = await net.within(DIAL_S, _greet(net, host, port, wire.MAGIC_LEG))
+    reader, writer, challenge = await net.within(DIAL_S, greet(net, host, port, wire.MAGIC_LEG))
     try:
         writer.write(leg.encode_hello(hello, party_key, challenge) + first)
         await writer.drain()

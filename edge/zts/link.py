@@ -44,11 +44,14 @@ class LinkStream:
         self._writable = asyncio.Event()
         self._accepted = asyncio.Event()
         self.on_reset: Callable[[], None] | None = None  # called when the other side resets the stream
+        self.read_only = False  # what the other side says on it is not to be passed on
         self.bytes_in = self.bytes_out = 0
 
     # Called by the link.
 
     def _received(self, data: bytes) -> None:
+        if not self._link.spend(len(data)):
+            return
         if self._chunks and len(self._chunks[-1]) < _PIECE:
             self._chunks[-1] += data
         else:
@@ -140,6 +143,7 @@ class LinkStream:
             sent = self._link.session.send(self.id, view)
             self.bytes_out += sent
             view = view[sent:]
+            self._link.spend(sent)
             self._link.flush()
             if len(view):
                 await self._writable.wait()
@@ -149,6 +153,11 @@ class LinkStream:
         if self._code < 0 and self._link.session.is_open(self.id):
             self._link.session.finish(self.id)
             self._link.flush()
+
+    @property
+    def code(self) -> int:
+        """Of the reset that ended it, else OK."""
+        return max(self._code, wire.OK)
 
     def was_ended(self) -> bool:
         """Whether the other side says nothing more, or nobody does."""
@@ -179,6 +188,8 @@ class Link:
         self.session = session
         self.services: list[tuple[int, str]] = []
         self.reason = -1  # the code of the GOAWAY that ended it
+        self.most = 0  # bytes that may pass in all, both ways; 0: any number
+        self._spent = 0
         self._clock = clock
         self._read_size = read_size
         self._announce = announce
@@ -206,6 +217,20 @@ class Link:
 
     async def wait_over(self) -> None:
         await self._over.wait()
+
+    def spend(self, size: int) -> bool:
+        """Counts bytes that pass; False, and the end of the session, when they are too many."""
+        self._spent += size
+        if self.most and self._spent > self.most:
+            self.expel(wire.QUOTA)
+            return False
+        return True
+
+    def expel(self, code: int) -> None:
+        """Ends the session and every stream of it with the code that says why."""
+        for stream in list(self._streams.values()):
+            stream.reset(code)
+        self.close(code)
 
     def close(self, reason: int = wire.OK) -> None:
         """Ends the session: GOAWAY goes out, then `run` returns."""
@@ -256,7 +281,8 @@ class Link:
 
     async def _receive(self, reader: "Any") -> None:
         while True:
-            data = await reader.read(self._read_size)
+            # With what waits for more not longer than the longest record: a board's heap has few long runs of free bytes.
+            data = await reader.read(self._read_size - self.session.pending())
             if not data:
                 if self.session.is_over():
                     return  # the answer to our GOAWAY

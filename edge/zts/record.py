@@ -78,6 +78,10 @@ class RecordLayer:
         self._buffer = rest + data if rest else data
         self._at = 0
 
+    def pending(self) -> int:
+        """Bytes of a record that is not whole yet."""
+        return len(self._buffer) - self._at
+
     def next_record(self, is_open) -> "tuple[int, bytes] | None":  # type: ignore[no-untyped-def]
         """(stream, frame), or None until more bytes come. `is_open(stream)` says whether a record may come on it.
 

@@ -334,6 +334,10 @@ class Session:
         """The leg is gone, and the session with it."""
         self._state = _OVER
 
+    def pending(self) -> int:
+        """Bytes received that wait for more."""
+        return 0 if self._records is None else self._records.pending()
+
     # --- bytes out -----------------------------------------------------------------------------------------------------------
 
     def data_to_send(self) -> "list[bytes]":

@@ -45,6 +45,7 @@ TLV_END = 0x00  # zero padding
 TLV_SESSIONS_LEFT = 0x01
 TLV_NAME = 0x02
 TLV_STREAMS = 0x03
+TLV_TIME = 0x04
 TLV_CODE = 0x81
 TLV_RELAY = 0x82
 TLV_SID = 0x83
@@ -58,6 +59,23 @@ TLV_BROKER = 0x8B
 TLV_SECRET = 0x8C
 TLV_PUBLIC = 0x8D
 TLV_CODE_ID = 0x8E
+TLV_CAVEATS = 0x8F
+
+# --- grants and policy -----------------------------------------------------------------------------------------------------
+CAVEAT_HOLDER = 1  # fingerprint15
+CAVEAT_SERVICES = 2  # names, with commas between
+CAVEAT_UNTIL = 3  # seconds since 1970, 4
+CAVEAT_STREAMS = 4  # at once, 1
+CAVEAT_BYTES = 5  # of a session, 8
+CAVEAT_IDLE = 6  # seconds of a stream, 2
+CAVEAT_READ_ONLY = 7  # nothing
+CAVEAT_MEMBER = 8  # nothing
+CAVEATS_MAX_BYTES = 200  # message 1 has room for 313 beside its other fields
+
+MAGIC_POLICY = b"ZP1"
+POLICY_CHECK_BYTES = 8  # SHA-256, truncated: against damage, not against an enemy
+POLICY_HOLDERS = 255  # in the place of a party: every holder of a grant
+POLICY_MAX_BYTES = 6144  # a board keeps it in one piece; 200 rules for 50 parties take 4 KiB
 
 # --- legs ----------------------------------------------------------------------------------------------------------------
 MAGIC_LEG = b"ZR1"  # to the relay: a leg follows
@@ -108,6 +126,7 @@ RESET_RUN = 1
 RESET_BOOTLOADER = 2
 PURGE_RECEIVED = 1
 PURGE_UNSENT = 2
+STATE_READ_ONLY = 0x01
 STATE_LOST = 0x02
 STATE_CTS = 0x10
 STATE_DSR = 0x20

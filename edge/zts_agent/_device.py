@@ -223,11 +223,25 @@ def make_folder(folder: str) -> None:
             raise
 
 
-def replace_file(path: str, text: str) -> None:
+def boot() -> "tuple[str, int]":
+    """A chip cannot tell one start from another."""
+    return "", 0
+
+
+def replace_file(path: str, data: bytes) -> None:
     """Writes a file so that a crash leaves the old one or the new one, whole (littlefs syncs at close)."""
-    with open(path + ".new", "w") as file:
-        file.write(text)
+    with open(path + ".new", "wb") as file:
+        file.write(data)
     os.rename(path + ".new", path)
+
+
+def unload(modules: "tuple[str, ...]") -> None:
+    """Drops modules that will hardly be needed again. Nothing that stays may hold on to them."""
+    for name in modules:
+        package, _, leaf = name.rpartition(".")
+        if sys.modules.pop(name, None) is not None:
+            delattr(sys.modules[package], leaf)
+    gc.collect()
 
 
 def tidy_memory() -> None:

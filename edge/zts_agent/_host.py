@@ -101,12 +101,19 @@ def make_folder(folder: str) -> None:
     Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def replace_file(path: str, text: str) -> None:
+def boot() -> tuple[str, int]:
+    """This start of the machine, and for how many seconds it has been up; "" where there is no telling."""
+    if sys.platform != "linux":
+        return "", 0
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip(), int(time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def replace_file(path: str, data: bytes) -> None:
     """Writes a file, mode 0600, so that a crash leaves the old one or the new one, whole."""
     temporary = f"{path}.new"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         os.fchmod(file.fileno(), 0o600)
-        file.write(text)
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, path)
@@ -115,6 +122,10 @@ def replace_file(path: str, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def unload(modules: tuple[str, ...]) -> None:
+    """A host has the memory."""
 
 
 def tidy_memory() -> None:

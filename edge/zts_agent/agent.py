@@ -3,11 +3,13 @@
 import asyncio
 import json
 
-from zts import control, crypto, dial, identity, link, wire
+from zts import control, crypto, identity, link
 from zts.errors import FormatError, RemoteError, ZtsError
 
 from . import board, mqtt, status
+from .audit import Audit
 from .keystore import Keystore
+from .rules import Rules
 from .services import Services
 from .sessions import Sessions
 
@@ -24,7 +26,6 @@ AT_ONCE_MS = 250  # after a good connection was closed: a broker that restarts i
 EVICTIONS_MS = 60_000  # two evictions within
 BOARD_PAUSE_MS = 300_000  # a board's, before it tries again what only a person can mend
 REFUSED_SHARE = 20  # while sessions run, a refused message has a twentieth of the time: to read it costs as much again as to refuse it
-ENROL_SILENCES = 3  # connections closed without an answer, until the code counts as unknown: a relay may just restart
 
 # How `zts agent` ends.
 EXIT_REVOKED = 5
@@ -107,10 +108,8 @@ class Agent:
         self._store.open()
         self._s = self._store.key_pair()
         self._fp = identity.fingerprint_text(self._s[1])
-        owner = self._store.key("owner")
-        self._owner_fp = identity.fingerprint(owner)
-        self._owner_inbox = control.inbox_topic(self._fp, identity.fingerprint_text(owner))
-        self._owner = control.make_peer(owner, self._store.key("pairing"))
+        self._rules = Rules(self._store)
+        self._owner_inbox = control.inbox_topic(self._fp, identity.base32(self._rules.owner))
         board.device_name = self._store.state["name"]
         board.log("start", fp=self._fp, boots=self._store.state["boots"], runtime=board.RUNTIME)
         tasks = [asyncio.create_task(self._feed())]
@@ -120,8 +119,11 @@ class Agent:
         try:
             account = await self._enrolled()
             self._responder = control.Responder(self._s, board.clock())
-            self.sessions = Sessions(account, self._address or (account.host, account.port), self._owner_fp, self._services)
+            audit = Audit(self._rules)
+            self.sessions = Sessions(account, self._address or (account.host, account.port), self._rules, audit, self._services)
             self._services.add_own("status", self._tell_status)
+            self._services.add_own("policy", self._rules.serve)
+            self._services.add_own("log", audit.serve)
             if self._slots is not None:
                 self._services.add_own("update", self._update)
             try:
@@ -152,38 +154,14 @@ class Agent:
             raise error
         await asyncio.sleep(jitter(BOARD_PAUSE_MS) / 1000)
 
-    # --- enrolling ---------------------------------------------------------------------------------------------------
-
     async def _enrolled(self) -> identity.Account:
         account = self._store.relay()
-        if account is not None:
-            return account
-        code = self._store.join_code()
-        if self._address is not None:
-            code = identity.JoinCode(code.relay_key, code.secret, self._address[0], self._address[1])
-        wait = FIRST_WAIT_MS
-        silences = 0
-        while True:
-            await self._has_network()
-            try:
-                account = await dial.enrol(board, code, self._s, self._store.state["name"])
-            except OSError as error:
-                board.log("relay not reached", error=str(error))
-                silences = 0
-            except RemoteError as error:
-                exit_code = EXIT_REVOKED if error.code == wire.REVOKED else EXIT_REFUSED
-                await self._pause(AgentError(f"the relay does not enrol this device: code {error.code}", exit_code))
-            except EOFError:
-                silences += 1
-                if silences == ENROL_SILENCES:
-                    await self._pause(AgentError("the relay does not know this enrolment line; it may be used or expired", EXIT_REFUSED))
-                    silences = 0
-            else:
-                self._store.enrolled(account)
-                board.log("enrolled", relay=identity.fingerprint_text(code.relay_key))
-                return account
-            await asyncio.sleep(jitter(wait) / 1000)
-            wait = min(2 * wait, LONGEST_WAIT_MS)
+        if account is None:
+            from . import joining
+
+            account = await joining.enrol(self._store, self._s, self._address, self._pause)
+            board.unload(joining.MODULES)
+        return account
 
     # --- the broker --------------------------------------------------------------------------------------------------
 
@@ -208,7 +186,11 @@ class Agent:
                 self._disconnect()
                 self._duplicate.failed()
                 board.log("offline", error=str(error))
-                if await self._is_revoked(account):
+                from . import joining
+
+                revoked = await joining.is_revoked(account, self._s, self._address)
+                board.unload(joining.MODULES)
+                if revoked:
                     await self._pause(AgentError("this device was revoked at its relay", EXIT_REVOKED))
             except (OSError, EOFError, ZtsError) as error:
                 self._duplicate.failed()
@@ -231,20 +213,6 @@ class Agent:
         await client.login(identity.client_id(account.password), self._fp, account.password, control.hello_topic(self._fp))
         if self._duplicate.accepted(board.clock()):
             raise AgentError("another agent runs with this device's identity: the broker keeps closing our connection", EXIT_DUPLICATE)
-
-    async def _is_revoked(self, account: identity.Account) -> bool:
-        """A broker does not say why it lets nobody in; the relay does, to who proves to hold the account's key."""
-
-        def initiator(challenge: bytes) -> control.Initiator:
-            psk = control.party_psk(account.party_key)
-            return control.Initiator(wire.PURPOSE_RELAY, self._s, account.relay_key, psk, challenge, wire.KIND_LOOK_UP, account.account)
-
-        host, port = self._address or (account.host, account.port)
-        try:
-            answer = await dial.ask_relay(board, host, port, initiator, {wire.TLV_CODE_ID: bytes(wire.HINT_BYTES)})
-        except (OSError, EOFError, ZtsError):
-            return False
-        return answer[wire.TLV_CODE][0] == wire.REVOKED
 
     async def _serve(self) -> None:
         client = self._client
@@ -308,14 +276,14 @@ class Agent:
             self._receive_hello(payload)
             return
         # To take a sender's name apart costs a chip twice as much as to look at mac1: a flood in the owner's name shall not.
-        party = self._owner_fp
+        party = self._rules.owner
         if topic != self._owner_inbox:
             name = control.parse_inbox_topic(topic, self._fp)
             if name is None:
                 return
             party = identity.parse_fingerprint(name)
         now = board.clock()
-        accepted = self._responder.receive_message_1(payload, party, self._find_peer, now)
+        accepted = self._responder.receive_message_1(payload, party, self._rules.find_peer, now)
         if accepted is None:
             if len(self.sessions):
                 await asyncio.sleep((board.clock() - now + 1) * REFUSED_SHARE / 1000)
@@ -335,11 +303,6 @@ class Agent:
             return
         if not self._responder.is_ours(epoch):
             raise AgentError("another agent runs with this device's identity: it said a hello that is not ours", EXIT_DUPLICATE)
-
-    def _find_peer(self, sender: bytes, kind: int, hint: bytes) -> "control.Peer | None":
-        if sender == self._owner_fp and kind == wire.KIND_CONNECT and not any(hint):
-            return self._owner
-        return None
 
 
 __all__ = ["Agent", "AgentError", "FormatError"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import RUNTIME as RUNTIME
     from ._host import SESSIONS as SESSIONS
     from ._host import STREAMS as STREAMS
+    from ._host import boot as boot
     from ._host import break_off as break_off
     from ._host import clock as clock
     from ._host import dial as dial
@@ -25,6 +26,7 @@ if TYPE_CHECKING or sys.implementation.name != "micropython":
     from ._host import reading as reading
     from ._host import replace_file as replace_file
     from ._host import tidy_memory as tidy_memory
+    from ._host import unload as unload
     from ._host import within as within
 else:
     from ._device import (  # noqa: F401
@@ -35,6 +37,7 @@ else:
         RUNTIME,
         SESSIONS,
         STREAMS,
+        boot,
         break_off,
         clock,
         dial,
@@ -45,6 +48,7 @@ else:
         reading,
         replace_file,
         tidy_memory,
+        unload,
         within,
     )
 

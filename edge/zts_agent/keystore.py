@@ -1,21 +1,26 @@
-"""What a device remembers: one JSON file, replaced as a whole.
+"""What a device remembers: one JSON file, replaced as a whole, and the policy in a file beside it.
 
 Before enrolment it holds `line`, the enrolment line; then `name private public pairing owner boots`, and once a relay
-enrolled it, `relay` in place of `line`. Keys are hexadecimal.
+enrolled it, `relay` in place of `line`. Keys are hexadecimal. `policy_seq` is the number of the last policy, `time` [seconds since
+1970, the machine's boot, seconds since that boot].
 """
 
 import errno
 import json
+import os
 from binascii import hexlify, unhexlify
 
 from zts import crypto, identity, wire
 from zts.errors import FormatError
+from zts.policy import Policy
 
 from . import board
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from zts import codes
 
 _KEYS = ("private", "public", "pairing", "owner")
 # As identity.Account orders them.
@@ -37,12 +42,13 @@ class Keystore:
 
     def __init__(self, folder: str) -> None:
         self.path = folder.rstrip("/") + "/state.json"
+        self._policy_path = folder.rstrip("/") + "/policy"
         self._folder = folder
         self.state: dict[str, Any] = {}
 
     def adopt(self, line: str) -> None:
         """Begins with an enrolment line. Raises FormatError: not a line, or already enrolled."""
-        enrol_line = identity.parse_enrol_line(line)
+        enrol_line = _parse_line(line)
         try:
             self._read()
         except OSError:
@@ -70,7 +76,7 @@ class Keystore:
         state = self.state
         state["boots"] = state.get("boots", 0) + 1
         if "line" in state and "pairing" not in state:
-            line = identity.parse_enrol_line(state["line"])
+            line = _parse_line(state["line"])
             state["name"] = line.name
             state["pairing"] = _hex(line.pairing)
             state["owner"] = _hex(line.owner_key)
@@ -95,7 +101,7 @@ class Keystore:
         self.state = state
 
     def _save(self) -> None:
-        board.replace_file(self.path, json.dumps(self.state))
+        board.replace_file(self.path, json.dumps(self.state).encode())
 
     def _check(self) -> None:
         state = self.state
@@ -127,9 +133,9 @@ class Keystore:
         """(private, public)."""
         return self.key("private"), self.key("public")
 
-    def join_code(self) -> identity.JoinCode:
+    def join_code(self) -> "codes.JoinCode":
         """The part of the enrolment line that is for the relay. Raises FormatError."""
-        code: identity.JoinCode = identity.parse_enrol_line(self.state["line"]).code
+        code: codes.JoinCode = _parse_line(self.state["line"]).code
         return code
 
     def relay(self) -> "identity.Account | None":
@@ -144,6 +150,60 @@ class Keystore:
         self.state["relay"] = {field: _hex(value) if field in _RELAY_HEX else value for (field, _), value in zip(_RELAY, account)}
         del self.state["line"]
         self._save()
+
+    # --- the owner's rules -----------------------------------------------------------------------------------------------
+
+    def policy_seq(self) -> int:
+        """The number of the last policy there was; 0: none yet."""
+        seq = self.state.get("policy_seq", 0)
+        return seq if isinstance(seq, int) else 1 << 32
+
+    def policy(self) -> "Policy | None":
+        """None when it is damaged, gone, or an older one than the last."""
+        try:
+            size = os.stat(self._policy_path)[6]
+            with open(self._policy_path, "rb") as file:
+                blob = file.read(min(size, wire.POLICY_MAX_BYTES + 1))
+            kept = Policy(blob) if blob else None
+        except OSError as error:
+            kept = Policy() if error.errno == errno.ENOENT else None
+        except FormatError:
+            kept = None
+        return kept if kept is not None and kept.seq >= self.policy_seq() else None
+
+    def save_policy(self, fresh: Policy) -> None:
+        """Raises OSError."""
+        board.replace_file(self._policy_path, fresh.blob)
+        self.state["policy_seq"] = fresh.seq
+        self._save()
+
+    def _time(self) -> "tuple[int, str, int]":
+        said = self.state.get("time")
+        if isinstance(said, list) and len(said) == 3 and isinstance(said[0], int) and isinstance(said[2], int):
+            return said[0], said[1], said[2]
+        return 0, "", 0
+
+    def time_floor(self) -> int:
+        """Seconds since 1970: it is later than this."""
+        return self._time()[0]
+
+    def time(self) -> "int | None":
+        """Seconds since 1970, where the machine has not started anew since they were written down."""
+        seconds, boot, at = self._time()
+        present, since = board.boot()
+        return seconds + since - at if boot and boot == present and since >= at else None
+
+    def save_time(self, seconds: int) -> None:
+        """Raises OSError."""
+        boot, since = board.boot()
+        self.state["time"] = [seconds, boot, since]
+        self._save()
+
+
+def _parse_line(line: str) -> "codes.EnrolLine":
+    from zts import codes  # needed once in a device's life
+
+    return codes.parse_enrol_line(line)
 
 
 def _hex(data: bytes) -> str:

@@ -131,7 +131,7 @@ class _Line:
     async def _watch(self) -> None:
         last = -1
         while True:
-            bits = self._port.state()
+            bits = self._port.state() | (wire.STATE_READ_ONLY if self._stream.read_only else 0)
             if bits & wire.STATE_LOST:
                 board.log("serial port lost bytes", service=self._stream.service)
             if bits != last:
@@ -152,7 +152,9 @@ class _Line:
             if not piece:
                 break
             for kind, body in decoder.feed(piece):
-                if kind == wire.LINE_DATA:
+                if self._stream.read_only:
+                    pass
+                elif kind == wire.LINE_DATA:
                     await self._port.write(body)
                 else:
                     await self._obey(kind, body)

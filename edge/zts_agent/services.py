@@ -54,6 +54,13 @@ class Services:
         """A service of the agent itself: it is asked for by name, and not announced."""
         self._serve[RESERVED + name] = lambda stream: serve_handler(stream, handler)
 
+    def kind(self, name: str) -> int:
+        """The wire's kind of a service of the table; 0 of the agent's own and of what is not there."""
+        for kind, known in self.names:
+            if known == name:
+                return kind
+        return 0
+
     def find(self, name: str) -> "Serve | None":
         return self._serve.get(name)
 

@@ -141,5 +141,5 @@ class Wifi:
         with open(self._path) as file:
             config = json.load(file)
         config["wifi"] = networks
-        board.replace_file(self._path, json.dumps(config))
+        board.replace_file(self._path, json.dumps(config).encode())
         self.networks = networks

@@ -1,70 +1,41 @@
-"""What a laptop keeps: its identity and one card a device, each a JSON file of its own, 0600, in one folder, 0700.
+"""What a laptop keeps: its identity, a card for each device and each party, and the grants it made, each a JSON file, in one folder.
 
-Two `zts` processes at once are normal: every file is replaced whole, and a change of a card reads it again under a lock.
+Two `zts` processes at once are normal: every file is replaced whole, and a change reads it again under a lock.
 """
 
-import fcntl
 import json
 import os
-from binascii import hexlify, unhexlify
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_config_path
 
-from zts import identity, wire
-from zts.errors import FormatError
+from zts import identity
+from zts_gateway import private_files
+from zts_gateway.entries import (
+    Card,
+    Held,
+    Identity,
+    Issued,
+    Party,
+    Pending,
+    decode_card,
+    decode_identity,
+    decode_issued,
+    decode_party,
+    encode_card,
+    encode_identity,
+    encode_issued,
+    encode_party,
+)
+from zts_gateway.private_files import damaged
 from zts_gateway.ui import Exit, Failure
 
-
-@dataclass(frozen=True)
-class Identity:
-    """This laptop: its key pair and, once it has joined, its account at a relay."""
-
-    name: str
-    private: bytes
-    public: bytes
-    account: identity.Account | None = None
-
-    @property
-    def pair(self) -> tuple[bytes, bytes]:
-        return self.private, self.public
-
-    @property
-    def fp(self) -> str:
-        return identity.fingerprint_text(self.public)
-
-
-@dataclass(frozen=True)
-class Pending:
-    """An enrolment under way: the secret of the device's join code, and when it expires (seconds since 1970)."""
-
-    secret: bytes
-    until: int
-
-
-@dataclass(frozen=True)
-class Card:
-    """A device. `public` is b"" until it has enrolled; `verified` once it answered with the pairing secret.
-
-    `services` are (kind, name) as it last named them, `last_seen` RFC 3339 or None.
-    """
-
-    name: str
-    public: bytes
-    pairing: bytes
-    verified: bool = False
-    services: tuple[tuple[int, str], ...] = ()
-    last_seen: str | None = None
-    pending: Pending | None = None
-
-    @property
-    def fp(self) -> str:
-        return identity.fingerprint_text(self.public)
+__all__ = ["Book", "Card", "Held", "Identity", "Issued", "Party", "Pending", "home", "timestamp"]
 
 
 def home() -> Path:
@@ -85,34 +56,22 @@ class Book:
         self.folder = folder
         self.identity_file = folder / "identity.json"
         self.cards_folder = folder / "devices"
+        self.parties_folder = folder / "parties"
+        self.grants_folder = folder / "grants"
+        self.policy_file = folder / "policy.toml"
 
     # --- the identity ----------------------------------------------------------------------------------------------------
 
     def find_identity(self) -> Identity | None:
         """The identity, whole or still without an account; None before the first `zts join`."""
-        data = _read(self.identity_file)
+        data = private_files.read(self.identity_file)
         if data is None:
             return None
-        with _damaged(self.identity_file):
-            relay = data.get("relay")
-            account = None if relay is None else _account(relay)
-            return Identity(identity.check_name(data["name"]), _key(data["private"]), _key(data["public"]), account)
+        with damaged(self.identity_file):
+            return decode_identity(data)
 
     def save_identity(self, me: Identity) -> None:
-        data: dict[str, Any] = {"name": me.name, "private": _hex(me.private), "public": _hex(me.public)}
-        if me.account:
-            a = me.account
-            data["relay"] = {
-                "key": _hex(a.relay_key),
-                "host": a.host,
-                "port": a.port,
-                "account": _hex(a.account),
-                "party_key": _hex(a.party_key),
-                "password": a.password,
-                "pin": _hex(a.pin),
-                "broker": a.broker,
-            }
-        self._write(self.identity_file, data)
+        self._write(self.identity_file, encode_identity(me))
 
     def member(self) -> tuple[Identity, identity.Account]:
         """The identity and its account. Raises Failure when this laptop has not joined."""
@@ -130,20 +89,11 @@ class Book:
 
     def find_card(self, name: str) -> Card | None:
         path = self.card_file(name)
-        data = _read(path)
+        data = private_files.read(path)
         if data is None:
             return None
-        with _damaged(path):
-            pending = data.get("enrolling")
-            return Card(
-                name,
-                _key(data["public"]) if data["public"] else b"",
-                _key(data["pairing"]),
-                data["verified"] is True,
-                tuple((int(kind), str(service)) for kind, service in data["services"]),
-                data["last_seen"],
-                None if pending is None else Pending(_bytes(pending["secret"], wire.SECRET_BYTES), int(pending["until"])),
-            )
+        with damaged(path):
+            return decode_card(name, data)
 
     def card(self, name: str) -> Card:
         """A device, enrolled or not. Raises Failure when there is no card."""
@@ -166,124 +116,76 @@ class Book:
         return [card for name in names if (card := self.find_card(name))]
 
     def save_card(self, card: Card) -> None:
-        data: dict[str, Any] = {
-            "name": card.name,
-            "public": _hex(card.public),
-            "pairing": _hex(card.pairing),
-            "verified": card.verified,
-            "services": card.services,
-            "last_seen": card.last_seen,
-        }
-        if card.pending:
-            data["enrolling"] = {"secret": _hex(card.pending.secret), "until": card.pending.until}
-        self._write(self.card_file(card.name), data)
+        self._write(self.card_file(card.name), encode_card(card))
 
     def change_card(self, name: str, **changes: Any) -> Card:
         """Changes some fields of a card as it is now on disk. Raises Failure when it has been removed meanwhile."""
-        with self._locked():
+        with self.locked():
             card = replace(self.device(name), **changes)
             self.save_card(card)
         return card
 
     def remove_card(self, name: str) -> None:
-        with self._locked():
+        with self.locked():
             self.card_file(name).unlink(missing_ok=True)
+            self.grants_file(name).unlink(missing_ok=True)
+
+    # --- parties -----------------------------------------------------------------------------------------------------------
+
+    def party_file(self, name: str) -> Path:
+        return self.parties_folder / f"{name}.json"
+
+    def find_party(self, name: str) -> Party | None:
+        path = self.party_file(name)
+        data = private_files.read(path)
+        if data is None:
+            return None
+        with damaged(path):
+            return decode_party(name, data)
+
+    def party(self, name: str) -> Party:
+        """Raises Failure when there is none."""
+        party = self.find_party(name)
+        if party is None:
+            raise Failure(Exit.USAGE, f"no party @{name} here: ask for the line that `zts card` prints there, and give it to `zts add`")
+        return party
+
+    def parties(self) -> list[Party]:
+        names = sorted(path.stem for path in self.parties_folder.glob("*.json"))
+        return [party for name in names if (party := self.find_party(name))]
+
+    def save_party(self, party: Party) -> None:
+        self._write(self.party_file(party.name), encode_party(party))
+
+    def remove_party(self, name: str) -> None:
+        with self.locked():
+            self.party_file(name).unlink(missing_ok=True)
+
+    # --- grants we made ----------------------------------------------------------------------------------------------------
+
+    def grants_file(self, name: str) -> Path:
+        return self.grants_folder / f"{name}.json"
+
+    def grants(self, name: str) -> list[Issued]:
+        """All that were ever made for this device, the oldest first."""
+        path = self.grants_file(name)
+        data = private_files.read(path)
+        if data is None:
+            return []
+        with damaged(path):
+            return [decode_issued(entry) for entry in data["grants"]]
+
+    def change_grants(self, name: str, change: Callable[[Card, list[Issued]], list[Issued]]) -> None:
+        """Writes what `change` makes of a device's card and grants as they are now on disk. Raises Failure when it was removed."""
+        with self.locked():
+            grants = change(self.device(name), self.grants(name))
+            self._write(self.grants_file(name), {"grants": [encode_issued(issued) for issued in grants]})
 
     # --- files -------------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._make(self.folder)
-        try:
-            descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise Failure(
-                Exit.USAGE, f"cannot write in {self.folder} ({error.strerror}); set ZTS_HOME to a folder you may write to"
-            ) from None
-
-    def _make(self, folder: Path) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise Failure(Exit.USAGE, f"cannot make the folder {folder} ({error.strerror}); set ZTS_HOME to one you may write to") from None
+    def locked(self) -> AbstractContextManager[None]:
+        """Nobody else changes anything meanwhile; nor may this book, by a method that changes what is there."""
+        return private_files.locked(self.folder)
 
     def _write(self, path: Path, data: dict[str, Any]) -> None:
-        """Whole or not at all, 0600 from the first byte."""
-        self._make(self.folder)
-        self._make(path.parent)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(descriptor, "w") as file:
-                    json.dump(data, file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                fresh.replace(path)
-            finally:
-                fresh.unlink(missing_ok=True)
-        except OSError as error:
-            raise Failure(Exit.USAGE, f"cannot write {path} ({error.strerror}); set ZTS_HOME to a folder you may write to") from None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        if path.stat().st_mode & 0o077:
-            raise Failure(Exit.USAGE, f"others may read {path}, which holds keys; run chmod 600 on it, then try again")
-        with _damaged(path):
-            data = json.loads(path.read_bytes())
-            if not isinstance(data, dict):
-                raise FormatError("no object")
-            return data
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise Failure(Exit.USAGE, f"cannot read {path} ({error.strerror}); make it yours, or set ZTS_HOME to another folder") from None
-
-
-@contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (FormatError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Failure(Exit.USAGE, f"{path} is damaged; restore it from a backup, or delete it and start anew") from None
-
-
-def _hex(data: bytes) -> str:
-    return hexlify(data).decode()
-
-
-def _bytes(text: str, size: int) -> bytes:
-    data = unhexlify(text)
-    if len(data) != size:
-        raise FormatError("wrong length")
-    return data
-
-
-def _key(text: str) -> bytes:
-    return _bytes(text, wire.KEY_BYTES)
-
-
-def _account(data: dict[str, Any]) -> identity.Account:
-    pin, port = data["pin"], data["port"]
-    tls = identity.parse_broker(data["broker"], data["host"])[0]
-    if not isinstance(pin, str) or tls != (pin != ""):
-        raise FormatError("a broker's pin and its mqtts:// go together")
-    if not isinstance(port, int) or not 0 < port <= 65535:
-        raise FormatError("no port")
-    return identity.Account(
-        _key(data["key"]),
-        str(data["host"]),
-        port,
-        _bytes(data["account"], wire.ACCOUNT_BYTES),
-        _key(data["party_key"]),
-        str(data["password"]),
-        _key(pin) if pin else b"",
-        data["broker"],
-    )
+        private_files.write(path, json.dumps(data, indent=1))

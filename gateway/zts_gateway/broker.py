@@ -12,8 +12,9 @@ from contextlib import asynccontextmanager, suppress
 
 import aiomqtt
 
-from zts import control, crypto, dial, identity, wire
+from zts import control, crypto, enrol, identity, wire
 from zts.errors import RemoteError
+from zts.initiator import Initiator
 from zts_agent import board
 from zts_gateway.addressbook import Identity
 from zts_gateway.ui import Exit, Failure
@@ -117,13 +118,13 @@ async def _explain_refusal(me: Identity, account: identity.Account) -> Failure:
 async def ask_relay(me: Identity, account: identity.Account, kind: int, fields: dict[int, bytes]) -> dict[int, bytes]:
     """A question to our relay as its party; the answer's fields. Raises Failure when there is none."""
 
-    def initiator(challenge: bytes) -> control.Initiator:
+    def initiator(challenge: bytes) -> Initiator:
         psk = control.party_psk(account.party_key)
-        return control.Initiator(wire.PURPOSE_RELAY, me.pair, account.relay_key, psk, challenge, kind, account.account)
+        return Initiator(wire.PURPOSE_RELAY, me.pair, account.relay_key, psk, challenge, kind, account.account)
 
     where = identity.join_address(account.host, account.port)
     try:
-        return await dial.ask_relay(board, account.host, account.port, initiator, fields)
+        return await enrol.ask_relay(board, account.host, account.port, initiator, fields)
     except EOFError:
         raise Failure(
             Exit.AUTHENTICATION,

@@ -1,6 +1,7 @@
 """From a card to a running session: message 1 and 2 through the broker, a leg through the relay, the keys proved."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,11 +9,12 @@ import aiomqtt
 
 from zts import control, crypto, dial, identity, leg, link, record, wire
 from zts.errors import CryptoError, RemoteError, ZtsError
+from zts.initiator import Initiator
 from zts.noise import HandshakeState
 from zts.session import Offer, Session
 from zts_agent import board
 from zts_gateway import broker
-from zts_gateway.addressbook import Identity
+from zts_gateway.addressbook import Held, Identity
 from zts_gateway.ui import Exit, Failure, failure_of
 
 PATIENCE_MS = 15_000  # for an answer; what a connection waits for a device that comes back
@@ -74,16 +76,17 @@ async def meet(
     account: identity.Account,
     name: str,
     public: bytes,
-    pairing: bytes,
+    access: bytes | Held,
     patience_ms: int,
     step: Callable[[str], None],
 ) -> Meeting:
     """A session with a device, its services known. Raises Failure.
 
+    `access`: the pairing secret of a device of ours, or a grant of its owner's.
     `patience_ms`: how long to wait for a hello if there is none; the answer to message 1 has PATIENCE_MS in any case.
     """
     step(f"asking @{name} …")
-    answer = await call(me, account, name, public, pairing, patience_ms)
+    answer = await call(me, account, name, public, access, patience_ms)
     step(f"@{name} answers; joining at the relay …")
     return await join(account, name, answer)
 
@@ -119,11 +122,11 @@ async def join(account: identity.Account, name: str, answer: Answer) -> Meeting:
     raise await meeting.wait_over()
 
 
-async def call(me: Identity, account: identity.Account, name: str, public: bytes, pairing: bytes, patience_ms: int) -> Answer:
-    """Message 1 until there is a message 2; `patience_ms` as in `meet`. Raises Failure."""
+async def call(me: Identity, account: identity.Account, name: str, public: bytes, access: bytes | Held, patience_ms: int) -> Answer:
+    """Message 1 until there is a message 2; `access` and `patience_ms` as in `meet`. Raises Failure."""
     fp = identity.fingerprint_text(public)
     async with broker.connect(me, account) as client:
-        call = _Call(me, account, name, public, pairing)
+        call = _Call(me, account, name, public, access)
         await broker.subscribe(client, [call.inbox, call.hello])
         # A broker works in order: when it has answered this, it has sent the retained hello.
         await client.unsubscribe(control.hello_topic(me.fp))
@@ -157,21 +160,20 @@ class _Call:
     They share one sid, by which the device knows that they ask for one session.
     """
 
-    def __init__(self, me: Identity, account: identity.Account, name: str, public: bytes, pairing: bytes) -> None:
+    def __init__(self, me: Identity, account: identity.Account, name: str, public: bytes, access: bytes | Held) -> None:
         fp = identity.fingerprint_text(public)
         self.inbox, self.hello = control.inbox_topic(me.fp, fp), control.hello_topic(fp)
         self.epoch: bytes | None = None
-        self.tries: list[control.Initiator] = []
+        self.tries: list[Initiator] = []
         self.due = 0  # ms: when the next message 1 is
         self._asked = 0  # when the last was
         self.answer: Answer | None = None
         self._sid = crypto.random_bytes(wire.SID_BYTES)
         self._me, self._account, self._name = me, account, name
-        self._public, self._pairing = public, pairing
+        self._public, self._access = public, access
 
     def next_message_1(self) -> bytes:
         assert self.epoch is not None
-        initiator = control.Initiator(wire.PURPOSE_CONNECT, self._me.pair, self._public, self._pairing, self.epoch)
         fields = {
             wire.TLV_RELAY: identity.fingerprint(self._account.relay_key),
             wire.TLV_SID: self._sid,
@@ -179,6 +181,13 @@ class _Call:
             wire.TLV_MAX_RECORD: wire.RECORD_MAX_LEN.to_bytes(2, "big"),
             wire.TLV_WINDOW: wire.HOST_WINDOW.to_bytes(4, "big"),
         }
+        held, who = self._access, (wire.PURPOSE_CONNECT, self._me.pair, self._public)
+        if isinstance(held, Held):
+            initiator = Initiator(*who, held.tail, self.epoch, wire.KIND_GRANT, held.id, held.mac_key)
+            fields[wire.TLV_CAVEATS] = held.caveats
+        else:
+            initiator = Initiator(*who, held, self.epoch)
+            fields[wire.TLV_TIME] = int(time.time()).to_bytes(4, "big")
         self._asked = board.clock()
         self.due = self._asked + wire.RETRY_MS[min(len(self.tries), len(wire.RETRY_MS) - 1)]
         self.tries.append(initiator)

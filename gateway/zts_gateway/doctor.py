@@ -150,8 +150,8 @@ class Doctor:
 
     async def _handshake(self) -> str:
         card = self._card
-        self._answer = await client.call(self._me, self._account, card.name, card.public, card.pairing, 0)
-        return "it proved its key and the pairing secret"
+        self._answer = await client.call(self._me, self._account, card.name, card.public, card.grant or card.pairing, 0)
+        return "it proved its key, and that it knows the grant" if card.grant else "it proved its key and the pairing secret"
 
     async def _leg(self) -> str:
         self._meeting = await client.join(self._account, self._card.name, self._answer)

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from zts import control, crypto, dial, identity, wire
+from zts import codes, crypto, enrol, identity, wire
 from zts.errors import FormatError, RemoteError
 from zts_agent import board
 from zts_gateway import broker
@@ -32,7 +32,7 @@ async def join(book: Book, name: str, line: str) -> Identity:
             Exit.AUTHENTICATION, "this is a device's enrolment line, not a join code; paste it on the device, where `zts agent --join` asks"
         )
     try:
-        code = identity.parse_join_code(line)
+        code = codes.parse_join_code(line)
     except FormatError as error:
         raise Failure(Exit.AUTHENTICATION, f"{error}; paste the whole code as the relay printed it") from None
     me = book.find_identity()
@@ -44,7 +44,7 @@ async def join(book: Book, name: str, line: str) -> Identity:
         raise already_joined(book, me)
     where = identity.join_address(code.host, code.port)
     try:
-        account = await dial.enrol(board, code, me.pair, name)
+        account = await enrol.enrol(board, code, me.pair, name)
     except RemoteError as error:
         raise _refused(error.code, me) from None
     except EOFError:
@@ -114,12 +114,12 @@ async def _get_enrolled(
         card = Card(name, b"", crypto.random_bytes(wire.KEY_BYTES), pending=pending)
         book.save_card(card)
     assert card.pending
-    code = identity.JoinCode(account.relay_key, card.pending.secret, account.host, account.port)
-    show(identity.format_enrol_line(identity.EnrolLine(code, card.pairing, me.public, name)))
+    code = codes.JoinCode(account.relay_key, card.pending.secret, account.host, account.port)
+    show(codes.format_enrol_line(codes.EnrolLine(code, card.pairing, me.public, name)))
     step(f"waiting for @{name}: paste the line above where `zts agent --join` asks for it (Ctrl-C: go on later) …")
     while True:
         try:
-            answer = await broker.ask_relay(me, account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: control.code_id(card.pending.secret)})
+            answer = await broker.ask_relay(me, account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: codes.code_id(card.pending.secret)})
         except Failure as failure:
             # It may take an hour to walk to the device; a relay that restarts meanwhile is no reason to begin anew.
             if failure.code != Exit.UNREACHABLE:

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from zts import __version__, crypto, identity, wire
+from zts import __version__, codes, crypto, identity, wire
 from zts.errors import LocalError
 from zts_firmware import slots
 from zts_gateway import boards, broker, on_board, stage
@@ -164,8 +164,8 @@ async def _prepare(
         card = Card(name, card.public if card else b"", pairing, pending=pending)
         book.save_card(card)
     assert card.pending
-    code = identity.JoinCode(account.relay_key, card.pending.secret, account.host, account.port)
-    return card, identity.format_enrol_line(identity.EnrolLine(code, card.pairing, me.public, name))
+    code = codes.JoinCode(account.relay_key, card.pending.secret, account.host, account.port)
+    return card, codes.format_enrol_line(codes.EnrolLine(code, card.pairing, me.public, name))
 
 
 def _note_key(book: Book, card: Card, public: str) -> Card:

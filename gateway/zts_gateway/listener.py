@@ -78,7 +78,7 @@ async def meet_and_note(
     book: Book, me: Identity, account: identity.Account, card: Card, patience_ms: int, step: Callable[[str], None]
 ) -> Meeting:
     """A session; the card then says that the device is the right one, what it offers and when it was seen. Raises Failure."""
-    meeting = await client.meet(me, account, card.name, card.public, card.pairing, patience_ms, step)
+    meeting = await client.meet(me, account, card.name, card.public, card.grant or card.pairing, patience_ms, step)
     try:
         book.change_card(card.name, verified=True, services=tuple(meeting.services), last_seen=timestamp())
     except BaseException:

@@ -56,7 +56,11 @@ class Failure(Exception):
 # What a code of the device or the relay means for a user: exit code, and the sentence after "@name: ".
 _MEANINGS = {
     wire.DENIED: (Exit.DENIED, "denied; ask the device's owner for access, or look at `zts ls` for what you may reach"),
-    wire.TIME_UNKNOWN: (Exit.DENIED, "the device does not know the time yet and so cannot check your access; try again in a minute"),
+    wire.TIME_UNKNOWN: (
+        Exit.DENIED,
+        "the device has not been told the time since it started, so it cannot tell whether your grant still holds; its owner mends that "
+        "by any command to it, such as `zts status`",
+    ),
     wire.BUSY: (Exit.REFUSED, "the device has no free place; close another connection to it, or try again in a moment"),
     wire.TARGET_REFUSED: (
         Exit.REFUSED,
@@ -65,11 +69,17 @@ _MEANINGS = {
     wire.TARGET_RESET: (Exit.LOST, "the service's target broke the connection off; some bytes may be missing, so try again"),
     wire.TRUNCATED: (Exit.LOST, "the connection was lost before its end; some bytes may be missing, so try again"),
     wire.RESUME_GONE: (Exit.LOST, "the connection could not be taken up again; try again"),
-    wire.REVOKED: (Exit.DENIED, "this identity was revoked; ask the relay's operator for a new join code"),
+    wire.REVOKED: (
+        Exit.DENIED,
+        "this access was revoked, by the device's owner or the relay's operator; ask them for a new grant or join code",
+    ),
     wire.PROTO: (Exit.LOST, "the two ends do not understand each other; update zts on both"),
     wire.IDLE: (Exit.OFFLINE, "the device did not come to the relay in time; check its power and network, then try again"),
     wire.DRAIN: (Exit.UNREACHABLE, "the relay, or the device's agent, is shutting down; try again in a minute"),
-    wire.QUOTA: (Exit.REFUSED, "the relay's limit for this account is reached; close other connections, then try again"),
+    wire.QUOTA: (
+        Exit.REFUSED,
+        "a limit is reached, the relay's for this account or the owner's for this access; close other connections, then try again",
+    ),
 }
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from zts import identity
+from zts import codes, identity
 from zts.errors import FormatError
 from zts_relay import certificate, log, mosquitto
 from zts_relay.broker import Broker
@@ -143,7 +143,7 @@ def make_join_code(registry: Registry) -> str:
         raise ConfigError("STATE", "no relay has run with this state directory yet: start it first, or give its --state")
     secret = registry.make_code(OWNER)
     assert secret  # only an owner's codes are limited
-    return identity.format_join_code(identity.JoinCode(registry.public, secret, *address))
+    return codes.format_join_code(codes.JoinCode(registry.public, secret, *address))
 
 
 async def run(config: Config) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from zts import control, crypto, identity, leg, wire
+from zts import codes, crypto, identity, leg, wire
 from zts.errors import FormatError
 
 OWNER: Final = "owner"
@@ -200,7 +200,7 @@ class Registry:
             unused = self._db.execute("SELECT count(*) FROM codes WHERE made_by = ? AND used_by IS NULL", (made_by,)).fetchone()[0]
             if unused >= UNUSED_CODES:
                 return None
-            row = (control.code_id(secret), control.code_psk(secret), role, made_by, now + wire.CODE_TTL_S)
+            row = (codes.code_id(secret), codes.code_psk(secret), role, made_by, now + wire.CODE_TTL_S)
             self._db.execute("INSERT INTO codes (id, psk, role, made_by, expires) VALUES (?, ?, ?, ?, ?)", row)
         return secret
 

@@ -13,7 +13,8 @@ import pytest
 from agent_lab import WAIT_S, Device, HostAgent, Owner, ask, get, reading, reset_code, target, until
 from device_process import HTTP, DeviceProcess
 from relay_process import RelayProcess
-from zts import control, identity, link, wire
+from zts import codes, control, identity, link, wire
+from zts.initiator import Initiator
 from zts_agent import agent as agent_module
 from zts_agent.agent import AgentError
 from zts_gateway import broker, client
@@ -60,9 +61,9 @@ def test_a_line_that_is_no_good_is_told(owner: Owner, tmp_path: Path, line: str)
     async def go() -> None:
         device = await owner.invite("pi")
         if line == "unknown":
-            parsed = identity.parse_enrol_line(device.line)
+            parsed = codes.parse_enrol_line(device.line)
             code = parsed.code._replace(secret=bytes(wire.SECRET_BYTES))
-            device.line = identity.format_enrol_line(parsed._replace(code=code))
+            device.line = codes.format_enrol_line(parsed._replace(code=code))
         else:
             async with HostAgent(tmp_path / "first", device, {}):
                 pass
@@ -162,7 +163,7 @@ def test_a_fourth_session_is_told_that_the_board_is_busy(owner: Owner, tmp_path:
 async def _message_2(owner: Owner, device: Device, relay_fp: bytes, max_record: int, window: int) -> "dict[int, bytes]":
     fp = identity.fingerprint_text(device.public)
     inbox = control.inbox_topic(owner.me.fp, fp)
-    initiator: control.Initiator | None = None
+    initiator: Initiator | None = None
     async with broker.connect(owner.me, owner.account) as client:
         await client.subscribe(inbox)
         await client.subscribe(control.hello_topic(fp))
@@ -174,7 +175,7 @@ async def _message_2(owner: Owner, device: Device, relay_fp: bytes, max_record: 
                 assert answer is not None
                 return answer
             epoch = control.decode_hello(message.payload).epoch
-            initiator = control.Initiator(wire.PURPOSE_CONNECT, owner.me.pair, device.public, device.pairing, epoch)
+            initiator = Initiator(wire.PURPOSE_CONNECT, owner.me.pair, device.public, device.pairing, epoch)
             fields = {
                 wire.TLV_RELAY: relay_fp,
                 wire.TLV_SID: bytes(16),

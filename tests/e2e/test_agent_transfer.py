@@ -176,7 +176,7 @@ def test_what_serves_a_stream_ends_when_the_client_gives_it_up(relay: RelayProce
                         await asyncio.wait_for(finished.wait(), WAIT_S)
                     stream.reset(wire.OK)
                 (running,) = agent.agent.sessions._running
-                await until(lambda: not session.session.streams() and not running._tasks)
+                await until(lambda: not session.session.streams() and not running.streams)
 
     asyncio.run(go())
 

@@ -16,7 +16,7 @@ from lab import Lab, rude
 from relay_process import RelayProcess
 from targets import Target
 from whole_network import WAIT_S, Running, environment, failed, free_port, network, until, zts
-from zts import identity
+from zts import codes, identity
 
 
 def _join(home: Path, code: str) -> "subprocess.CompletedProcess[str]":
@@ -105,8 +105,8 @@ def test_agent_without_file_or_line(tmp_path: Path) -> None:
 
 
 def test_relay_down(tmp_path: Path) -> None:
-    code = identity.JoinCode(bytes(range(32)), bytes(16), "127.0.0.1", free_port())
-    assert "127.0.0.1" in failed(_join(tmp_path, identity.format_join_code(code)), 3)
+    code = codes.JoinCode(bytes(range(32)), bytes(16), "127.0.0.1", free_port())
+    assert "127.0.0.1" in failed(_join(tmp_path, codes.format_join_code(code)), 3)
 
 
 def test_relay_gone_after_joining(tmp_path: Path) -> None:
@@ -208,15 +208,15 @@ def test_join_codes(tmp_path: Path) -> None:
     with RelayProcess(tmp_path / "relay") as relay:
         good = relay.join
         assert good
-        code = identity.parse_join_code(good)
+        code = codes.parse_join_code(good)
         for wrong in (
             "",
             "hello",
             good[:40],
             good[:-3] + "x",
             good.replace("zts1:", "zts1d:"),
-            identity.format_join_code(code._replace(secret=bytes(16))),
-            identity.format_join_code(code._replace(relay_key=bytes(31) + b"\x09")),
+            codes.format_join_code(code._replace(secret=bytes(16))),
+            codes.format_join_code(code._replace(relay_key=bytes(31) + b"\x09")),
         ):
             assert "code" in failed(_join(tmp_path / "wrong", wrong), 7)
         assert _join(tmp_path / "home", good).returncode == 0

@@ -15,11 +15,11 @@ import pytest
 
 import relay_client as client
 from relay_process import RelayProcess, run_cli
-from zts import crypto, identity, wire
+from zts import codes, crypto, identity, wire
 
 
 def _relay_key(code: str) -> bytes:
-    key: bytes = identity.parse_join_code(code).relay_key
+    key: bytes = codes.parse_join_code(code).relay_key
     return key
 
 
@@ -79,7 +79,7 @@ def test_enrols_pairs_and_drains(tmp_path: Path) -> None:
 def test_the_ready_line_is_one_json_object_and_only_a_new_state_prints_a_code(tmp_path: Path) -> None:
     with RelayProcess(tmp_path / "state") as relay:
         assert relay.join and relay.leg[1] and relay.mqtt and relay.mqtt[1] and relay.metrics[1]
-        assert identity.parse_join_code(relay.join)[2:] == relay.leg
+        assert codes.parse_join_code(relay.join)[2:] == relay.leg
         assert relay.fp == identity.fingerprint_text(_relay_key(relay.join))
         key, fp = _relay_key(relay.join), relay.fp
     with RelayProcess(tmp_path / "state") as relay:
@@ -91,7 +91,7 @@ def test_the_ready_line_is_one_json_object_and_only_a_new_state_prints_a_code(tm
 def test_the_code_is_made_out_for_the_public_host(tmp_path: Path) -> None:
     with RelayProcess(tmp_path / "state", "--public", "relay.example") as relay:
         for code in (relay.join, relay.new_code()):
-            assert code and identity.parse_join_code(code)[2:] == ("relay.example", relay.leg[1])
+            assert code and codes.parse_join_code(code)[2:] == ("relay.example", relay.leg[1])
 
 
 @pytest.mark.parametrize("command", ["code", "parties", "revoke"])

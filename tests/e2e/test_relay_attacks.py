@@ -20,7 +20,8 @@ import relay_client as client
 from relay_client import Account
 from relay_process import RelayProcess
 from whole_network import network
-from zts import control, crypto, identity, leg, wire
+from zts import codes, crypto, identity, leg, wire
+from zts.initiator import Initiator
 
 CLIENT, DEVICE = wire.ROLE_CLIENT, wire.ROLE_DEVICE
 RACERS = 64
@@ -34,7 +35,7 @@ class Parties:
     def __init__(self, relay: RelayProcess) -> None:
         self.relay = relay
         assert relay.join
-        self.relay_key: bytes = identity.parse_join_code(relay.join).relay_key
+        self.relay_key: bytes = codes.parse_join_code(relay.join).relay_key
         self.alice, self.bob = client.join(relay.join, "alice"), client.join(relay.new_code(), "bob")
         self.pi, self.cam = self._device(self.alice, "pi"), self._device(self.bob, "cam")
 
@@ -223,8 +224,8 @@ def test_of_64_racers_for_one_place_one_wins(parties: Parties, both: bool) -> No
 
 
 def test_of_64_racers_with_one_code_one_enrols(parties: Parties) -> None:
-    code = identity.parse_join_code(parties.relay.new_code())
-    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
+    code = codes.parse_join_code(parties.relay.new_code())
+    hint, psk = codes.code_id(code.secret), codes.code_psk(code.secret)
     barrier = threading.Barrier(RACERS)
 
     def race(number: int) -> int:
@@ -233,7 +234,7 @@ def test_of_64_racers_with_one_code_one_enrols(parties: Parties) -> None:
             sock.sendall(wire.MAGIC_ENROL)
             challenge = client.receive(sock, wire.CHALLENGE_BYTES)
             own = client.key_pair()
-            asking = control.Initiator(wire.PURPOSE_RELAY, own, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
+            asking = Initiator(wire.PURPOSE_RELAY, own, code.relay_key, psk, challenge, wire.KIND_ENROL, hint)
             m1 = asking.message_1({wire.TLV_NAME: b"racer"})
             barrier.wait(client.WAIT_S)
             sock.sendall(m1)
@@ -242,8 +243,8 @@ def test_of_64_racers_with_one_code_one_enrols(parties: Parties) -> None:
             return answer[wire.TLV_CODE][0]
 
     with ThreadPoolExecutor(RACERS) as pool:
-        codes = sorted(pool.map(race, range(RACERS)))
-    assert codes == [wire.OK] + [wire.DENIED] * (RACERS - 1)
+        answers = sorted(pool.map(race, range(RACERS)))
+    assert answers == [wire.OK] + [wire.DENIED] * (RACERS - 1)
     assert parties.relay.run("parties").stdout.count("@racer") == 1
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import relay_client as client
 from relay_process import RelayProcess
-from zts import control, crypto, leg, wire
+from zts import codes, crypto, leg, wire
 from zts_relay.registry import OWNER, Registry
 from zts_relay.rendezvous import Quota
 
@@ -54,7 +54,7 @@ def _parties(state: Path, count: int) -> list[Party]:
     for _ in range(count):
         secret = registry.make_code(OWNER)
         assert secret
-        party = registry.enrol(control.code_id(secret), client.key_pair()[1], "").party
+        party = registry.enrol(codes.code_id(secret), client.key_pair()[1], "").party
         assert party
         parties.append(Party(party.fp, party.account, registry.leg_key(party.account)))
     registry.close()

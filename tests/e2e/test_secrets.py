@@ -20,7 +20,7 @@ import secret_search
 from relay_process import RelayProcess
 from targets import Target
 from whole_network import WAIT_S, Network, environment, failed, network, until, zts
-from zts import control, identity, leg
+from zts import codes, control, identity, leg
 
 
 class Commands:
@@ -121,9 +121,9 @@ class Run:
 
     def add_codes(self, *lines: str) -> None:
         for at, line in enumerate(lines):
-            code = identity.parse_enrol_line(line).code if line.startswith("zts1d:") else identity.parse_join_code(line)
+            code = codes.parse_enrol_line(line).code if line.startswith("zts1d:") else codes.parse_join_code(line)
             self.secrets[f"code {at}"] = code.secret
-            self.secrets[f"code {at} psk"] = control.code_psk(code.secret)
+            self.secrets[f"code {at} psk"] = codes.code_psk(code.secret)
 
 
 def test_a_whole_run_keeps_its_secrets(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import relay_client as client
 from netns import Machine, why_not
 from netns_network import Separated, separated
 from relay_client import Account
-from zts import control, crypto, identity, link, wire
+from zts import codes, control, crypto, identity, link, wire
 from zts.errors import StreamReset
+from zts.initiator import Initiator
 from zts_gateway import broker
 from zts_gateway.addressbook import Book, Card, Identity
 from zts_gateway.client import Meeting, meet
@@ -104,7 +105,7 @@ async def _say_messages_1(network: Separated, device: str) -> None:
         hello = await anext(mqtt.messages)
         epoch = control.decode_hello(broker.payload(hello)).epoch
         for fields, expected in _messages_1(identity.fingerprint(account.relay_key)):
-            asking = control.Initiator(wire.PURPOSE_CONNECT, me.pair, card.public, card.pairing, epoch)
+            asking = Initiator(wire.PURPOSE_CONNECT, me.pair, card.public, card.pairing, epoch)
             await mqtt.publish(control.inbox_topic(fp, me.fp), asking.message_1(fields))
             if expected is None:
                 continue  # the next answer shows that it was read
@@ -177,9 +178,9 @@ def _say_requests(port: tuple[str, int]) -> None:
 
 def _enrol(network: Separated) -> Account:
     """Parties whose names are addresses; the last one is let in."""
-    code = identity.parse_join_code(network.relay.new_code())
+    code = codes.parse_join_code(network.relay.new_code())
     own = client.key_pair()
-    hint, psk = control.code_id(code.secret), control.code_psk(code.secret)
+    hint, psk = codes.code_id(code.secret), codes.code_psk(code.secret)
     for choice in (*CHOICES, "localhost"):
         fields = {wire.TLV_NAME: choice.encode(), wire.TLV_BROKER: b"mqtt://203.0.113.9:80", 0x7F: choice.encode()}
         answer = client.ask(network.relay.leg, code.relay_key, own, psk, hint, wire.KIND_ENROL, fields)

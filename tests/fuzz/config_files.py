@@ -1,5 +1,5 @@
-"""The files of an agent (agent.toml, config.json, state.json) and of a laptop (identity.json, a card): whatever they say, either they can
-be used, or one error says which is wrong."""
+"""The files of an agent (agent.toml, config.json, state.json) and of a laptop (identity.json, a card, a party, grants): whatever they
+say, either they can be used, or one error says which is wrong."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fuzz.feed import folder
 from fuzz.pasted import LINE
-from zts import identity
+from zts import codes, identity
 from zts.errors import FormatError
 from zts_agent import main
 from zts_agent.agent import Agent
@@ -30,6 +30,9 @@ _RELAY = {
     "broker": "mqtt://:1",
 }
 _CARD = {"name": "pi", "public": _KEY, "pairing": _KEY, "verified": True, "services": [[1, "ssh"]], "last_seen": None}
+_CAVEATS = "010f" + "ab" * 15 + "020468747470"
+_HELD = {"id": "00" * 8, "mac_key": _KEY, "tail": _KEY, "caveats": _CAVEATS, "owner": "a" * 24}
+_ISSUED = {"id": "00" * 8, "holder": "bob", "caveats": _CAVEATS, "made": "2026-01-02T03:04:05Z", "taken_back": None}
 SEEDS = [
     b'\0[identity]\nstate = "s"\n[relay]\naddress = "relay:7440"\n[services.ssh]\nkind = "tcp"\ntarget = "127.0.0.1:22"\n',
     b'\0[identity]\nstate = "s"\n[services]\nweb = { kind = "handler", target = "zts_agent.page:page" }\n',
@@ -38,14 +41,17 @@ SEEDS = [
     b"\1" + json.dumps({"identity": {"state": "s"}, "relay": [], "services": []}).encode(),
     b"\1" + json.dumps({"identity": {"state": "s"}, "services": {"a": {"kind": [], "target": {}}}}).encode(),
     b"\2" + json.dumps(_STATE | {"relay": _RELAY}).encode(),
-    b"\2" + json.dumps(_STATE | {"line": identity.format_enrol_line(LINE)}).encode(),
-    b"\2" + json.dumps({"line": identity.format_enrol_line(LINE)}).encode(),
+    b"\2" + json.dumps(_STATE | {"line": codes.format_enrol_line(LINE)}).encode(),
+    b"\2" + json.dumps({"line": codes.format_enrol_line(LINE)}).encode(),
     b"\2" + json.dumps(_STATE | {"private": 5, "relay": _RELAY | {"pin": 7}}).encode(),
     b"\3" + json.dumps(_STATE | {"relay": _RELAY}).encode(),
     b"\3" + json.dumps({"name": "alice", "private": _KEY, "public": _KEY}).encode(),
     b"\4" + json.dumps(_CARD).encode(),
     b"\4" + json.dumps(_CARD | {"enrolling": {"secret": "ab" * 16, "until": 5}, "services": [[1, "ssh"], [2, 3, 4]]}).encode(),
-    *(bytes((kind,)) + b"a=" * (kind == 0) + b"[" * 3000 for kind in range(5)),
+    b"\4" + json.dumps(_CARD | {"pairing": "", "grant": _HELD, "generation": 1, "policy_seq": 2}).encode(),
+    b"\5" + json.dumps({"name": "bob", "public": _KEY, "relay": "a" * 24}).encode(),
+    b"\6" + json.dumps({"grants": [_ISSUED, _ISSUED | {"taken_back": "2026-01-02T03:04:05Z"}]}).encode(),
+    *(bytes((kind,)) + b"a=" * (kind == 0) + b"[" * 3000 for kind in range(7)),
 ]
 
 
@@ -63,7 +69,7 @@ def one(data: bytes) -> None:
     if not data:
         return
     home = folder("config")
-    match data[0] % 5:
+    match data[0] % 7:
         case 0:
             _toml(home / "agent.toml", data[1:])
         case 1:
@@ -74,6 +80,10 @@ def one(data: bytes) -> None:
             _book(home, home / "identity.json", data[1:])
         case 4:
             _book(home, home / "devices" / "pi.json", data[1:])
+        case 5:
+            _book(home, home / "parties" / "bob.json", data[1:])
+        case 6:
+            _book(home, home / "grants" / "pi.json", data[1:])
 
 
 def _toml(path: Path, text: bytes) -> None:
@@ -102,12 +112,14 @@ def _book(home: Path, path: Path, text: bytes) -> None:
     path.chmod(0o600)
     book = Book(home)
     try:
-        me, cards = book.find_identity(), book.cards()
+        me, cards, parties, issued = book.find_identity(), book.cards(), book.parties(), book.grants("pi")
     except Failure as failure:
         assert str(path) in str(failure)
     else:
         assert me is None or len(me.private) == len(me.public) == 32
-        assert all(len(card.pairing) == 32 and len(card.public) in (0, 32) for card in cards)
+        assert all(len(card.pairing) == (0 if card.grant else 32) and len(card.public) in (0, 32) for card in cards)
+        assert all(len(party.public) == 32 for party in parties)
+        assert all(len(one.id) == 8 and len(one.fp) == 24 for one in issued)
     finally:
         path.unlink()
 

@@ -6,8 +6,9 @@ import functools
 
 from fuzz import hostile
 from fuzz.feed import Feed, folder, key_pair, xor
-from zts import control, wire
+from zts import codes, control, wire
 from zts.errors import RemoteError
+from zts.initiator import Initiator
 from zts_relay.enrolment import Desk
 from zts_relay.registry import DEVICE, OWNER, Registry
 
@@ -40,11 +41,11 @@ class _Lab:
         self.desk = Desk(self.registry, "mqtts://:7441", b"p" * 32, self._clock, lambda: None)
         secret = self.registry.make_code(OWNER)
         assert secret
-        owner = self.registry.enrol(control.code_id(secret), OWNED[1], "owner").party
+        owner = self.registry.enrol(codes.code_id(secret), OWNED[1], "owner").party
         assert owner
         code = self.registry.make_code(DEVICE, owner.account)
         assert code
-        self.code_hint, self.code_psk = control.code_id(code), control.code_psk(code)
+        self.code_hint, self.code_psk = codes.code_id(code), codes.code_psk(code)
         self.owner_hint, self.owner_psk = owner.account, control.party_psk(self.registry.leg_key(owner.account))
 
     def _clock(self) -> int:
@@ -66,7 +67,7 @@ def one(data: bytes) -> None:
         return
     pair = OWNED if owns else PARTY
     hint, psk = (lab.owner_hint, lab.owner_psk) if owns else (lab.code_hint, lab.code_psk)
-    initiator = control.Initiator(wire.PURPOSE_RELAY, pair, lab.registry.public, psk, CHALLENGE, kind, hint)
+    initiator = Initiator(wire.PURPOSE_RELAY, pair, lab.registry.public, psk, CHALLENGE, kind, hint)
     m1 = good = hostile.message_1(initiator, feed.rest() if mode == PAYLOAD else b"", psk, CHALLENGE)
     if mode != PAYLOAD:
         m1 = xor(good, feed.number(2), feed.rest())

@@ -2,7 +2,7 @@
 a whole account, with a broker that can be dialled, or RemoteError too."""
 
 from fuzz.pasted import CODE
-from zts import control, identity, wire
+from zts import control, enrol, identity, wire
 from zts.errors import RemoteError
 
 _ANSWER = {
@@ -44,7 +44,7 @@ def one(data: bytes) -> None:
 
 def _enrolled(answer: dict[int, bytes]) -> None:
     try:
-        account = control.read_account(answer, CODE)
+        account = enrol.read_account(answer, CODE)
     except RemoteError:
         return
     tls, host, port = identity.parse_broker(account.broker, account.host)

@@ -1,6 +1,7 @@
 """What an evil party that holds all its keys can say: messages 1 and 2 with payloads of any content, mac1 over any bytes."""
 
 from zts import control, crypto, wire
+from zts.initiator import Initiator
 
 
 def _fill(payload: bytes, size: int) -> bytes:
@@ -15,7 +16,7 @@ def sign(m1: bytes, psk: bytes, epoch: bytes) -> bytes:
     return m1[: wire.HEADER_BYTES] + mac + m1[after:]
 
 
-def message_1(initiator: control.Initiator, payload: bytes, psk: bytes, epoch: bytes) -> bytes:
+def message_1(initiator: Initiator, payload: bytes, psk: bytes, epoch: bytes) -> bytes:
     """Sealed as it should be; `payload` is cut or padded with zeros to its size. The initiator can then read the answer."""
     noise = initiator.handshake.write_message(_fill(payload, wire.M1_PAYLOAD_BYTES))
     m1 = sign(initiator._header + bytes(wire.MAC_BYTES) + noise, psk, epoch)

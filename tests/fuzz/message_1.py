@@ -7,6 +7,10 @@ from fuzz import hostile
 from fuzz.feed import Feed, key_pair, xor
 from zts import control, identity, wire
 from zts.errors import RemoteError
+from zts.initiator import Initiator
+from zts_agent.audit import Audit
+from zts_agent.keystore import Keystore
+from zts_agent.rules import Rules
 from zts_agent.services import Services
 from zts_agent.sessions import Sessions
 
@@ -14,6 +18,8 @@ OWNER, DEVICE, RELAY = key_pair(b"owner"), key_pair(b"device"), key_pair(b"relay
 PSK = b"p" * 32
 OWNER_FP = identity.fingerprint(OWNER[1])
 PEER = control.make_peer(OWNER[1], PSK)
+STORE = Keystore("nowhere")
+STORE.state = {"owner": OWNER[1].hex(), "pairing": PSK.hex()}
 ACCOUNT = identity.Account(RELAY, "127.0.0.1", 1, b"a" * 8, b"k" * 32, "password", b"", "mqtt://:1")
 FIELDS = {
     wire.TLV_RELAY: identity.fingerprint(RELAY),
@@ -42,7 +48,8 @@ def _find(sender: bytes, kind: int, hint: bytes) -> control.Peer | None:
 
 
 async def _answer(accepted: control.Accepted) -> bytes:
-    sessions = Sessions(ACCOUNT, ("127.0.0.1", 1), OWNER_FP, Services({}), 1)
+    rules = Rules(STORE)
+    sessions = Sessions(ACCOUNT, ("127.0.0.1", 1), rules, Audit(rules), Services({}), 1)
     m2 = sessions.answer(accepted)
     for running in sessions._running:
         running.task.cancel()  # before it could dial
@@ -57,7 +64,7 @@ def one(data: bytes) -> None:
         assert responder.receive_message_1(feed.rest(), OWNER_FP, _find, 0) is None
         assert sum(responder.refused.values()) == 1
         return
-    initiator = control.Initiator(wire.PURPOSE_CONNECT, OWNER, DEVICE[1], PSK, responder.epoch)
+    initiator = Initiator(wire.PURPOSE_CONNECT, OWNER, DEVICE[1], PSK, responder.epoch)
     if mode == PAYLOAD:
         _payload(responder, initiator, hostile.message_1(initiator, feed.rest(), PSK, responder.epoch))
         return
@@ -71,7 +78,7 @@ def one(data: bytes) -> None:
     assert (again is None) == (m1 == good)
 
 
-def _payload(responder: control.Responder, initiator: control.Initiator, m1: bytes) -> None:
+def _payload(responder: control.Responder, initiator: Initiator, m1: bytes) -> None:
     accepted = responder.receive_message_1(m1, OWNER_FP, _find, 0)
     if accepted is None:
         assert responder.refused == {"fields": 1}

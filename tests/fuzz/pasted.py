@@ -4,18 +4,18 @@ from its own spelling the same; whatever else raises FormatError."""
 from collections.abc import Callable
 from typing import Any
 
-from zts import identity, wire
+from zts import codes, identity, wire
 from zts.errors import FormatError
 from zts_relay import config
 
-CODE = identity.JoinCode(bytes(range(32)), b"s" * 16, "relay.example", 7440)
-LINE = identity.EnrolLine(CODE._replace(host="::1"), b"p" * 32, b"o" * 32, "sensor42")
+CODE = codes.JoinCode(bytes(range(32)), b"s" * 16, "relay.example", 7440)
+LINE = codes.EnrolLine(CODE._replace(host="::1"), b"p" * 32, b"o" * 32, "sensor42")
 SEEDS = [
-    b"\0" + identity.format_join_code(CODE).encode(),
-    b"\0 " + identity.format_join_code(CODE).encode() + b"\n",
-    b"\0" + identity.format_join_code(CODE).encode().replace(b"@", b"!@"),
-    b"\1" + identity.format_enrol_line(LINE).encode(),
-    b"\1" + identity.format_enrol_line(LINE).encode().replace(b":", b":\n", 1),
+    b"\0" + codes.format_join_code(CODE).encode(),
+    b"\0 " + codes.format_join_code(CODE).encode() + b"\n",
+    b"\0" + codes.format_join_code(CODE).encode().replace(b"@", b"!@"),
+    b"\1" + codes.format_enrol_line(LINE).encode(),
+    b"\1" + codes.format_enrol_line(LINE).encode().replace(b":", b":\n", 1),
     b"\2mqtts://:7441",
     b"\2mqtt://[::1]:1883",
     b"\2mqtt://broker.example:1883",
@@ -45,10 +45,10 @@ def one(data: bytes) -> None:
     text = data[1:].decode(errors="surrogateescape")
     match data[0] % 6:
         case 0:
-            code = _again(identity.parse_join_code, text, identity.format_join_code)
+            code = _again(codes.parse_join_code, text, codes.format_join_code)
             assert code is None or (len(code.relay_key), len(code.secret)) == (wire.KEY_BYTES, wire.SECRET_BYTES)
         case 1:
-            _again(identity.parse_enrol_line, text, identity.format_enrol_line)
+            _again(codes.parse_enrol_line, text, codes.format_enrol_line)
         case 2:
             _broker(text)
         case 3:

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 import board as lane
-from zts import identity
+from zts import codes
 from zts_agent.keystore import Keystore
 from zts_gateway.stage import stage
 
 
 def test_only_the_owner_reads_the_state(tmp_path: Path) -> None:
-    code = identity.JoinCode(bytes(32), bytes(16), "relay", 7440)
+    code = codes.JoinCode(bytes(32), bytes(16), "relay", 7440)
     store = Keystore(str(tmp_path / "state"))
     (tmp_path / "state").mkdir(mode=0o755)
     (tmp_path / "state" / "state.json.new").write_text("left by a crash")
-    store.adopt(identity.format_enrol_line(identity.EnrolLine(code, bytes(32), bytes(32), "pi")))
+    store.adopt(codes.format_enrol_line(codes.EnrolLine(code, bytes(32), bytes(32), "pi")))
     store.open()
     assert stat.S_IMODE((tmp_path / "state" / "state.json").stat().st_mode) == 0o600
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["state.json"]
     fresh = Keystore(str(tmp_path / "a" / "b"))
-    fresh.adopt(identity.format_enrol_line(identity.EnrolLine(code, bytes(32), bytes(32), "pi")))
+    fresh.adopt(codes.format_enrol_line(codes.EnrolLine(code, bytes(32), bytes(32), "pi")))
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
 
 

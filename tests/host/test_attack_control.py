@@ -12,6 +12,7 @@ from attack_stage import Actor, CountedX25519, Stage, stage, stranger
 from hostile import Forger, Said, connect_fields
 from tap import Flip
 from zts import control, crypto, dial, identity, leg, record, session, wire
+from zts.initiator import Initiator
 from zts_agent import board
 from zts_gateway import client
 from zts_gateway.addressbook import Identity
@@ -94,13 +95,13 @@ def test_every_bit_flipped_by_who_has_the_psk_meets_silence(tmp_path: Path) -> N
     async def test() -> None:
         async with stage(tmp_path) as it, it.actor("sensor") as sensor:
             epoch = sensor.responder.epoch
-            asking = control.Initiator(wire.PURPOSE_CONNECT, it.owner.me.pair, sensor.device.public, sensor.device.pairing, epoch)
+            asking = Initiator(wire.PURPOSE_CONNECT, it.owner.me.pair, sensor.device.public, sensor.device.pairing, epoch)
             m1 = asking.message_1(connect_fields(it.owner.account, bytes(16)))
             key = control.make_peer(it.owner.me.public, sensor.device.pairing).mac_key
 
             def forge(bit: int) -> bytes:
                 flipped = Flip(bit).take(m1)
-                return flipped[:12] + control._mac1(key, epoch, flipped) + flipped[28:]
+                return flipped[:12] + control.mac1(key, epoch, flipped) + flipped[28:]
 
             first = 8 * (wire.HEADER_BYTES + wire.MAC_BYTES)
             refused = await _deliver(it, sensor, [forge(bit) for bit in range(first, 8 * len(m1))])
@@ -179,7 +180,7 @@ def test_of_many_messages_each_is_accepted_once_however_often_and_late_it_comes(
     old: list[bytes] = []
     epochs = {responder.epoch}
     for count in range(5 * wire.SEEN_EPHEMERALS // 2):
-        asking = control.Initiator(wire.PURPOSE_CONNECT, owner, device[1], bytes(32), responder.epoch)
+        asking = Initiator(wire.PURPOSE_CONNECT, owner, device[1], bytes(32), responder.epoch)
         m1 = asking.message_1(connect_fields(account, bytes(16)))
         assert responder.receive_message_1(m1, sender, lambda *_: peer, 0), count
         epochs.add(responder.epoch)
@@ -229,9 +230,7 @@ def test_a_stolen_device_key_without_the_pairing_secret_is_worth_nothing(tmp_pat
             # An enrolled stranger, in its own name, with the right psk even.
             other = await stranger(it)
             legs += 1
-            asking = control.Initiator(
-                wire.PURPOSE_CONNECT, other.me.pair, sensor.device.public, sensor.device.pairing, sensor.responder.epoch
-            )
+            asking = Initiator(wire.PURPOSE_CONNECT, other.me.pair, sensor.device.public, sensor.device.pairing, sensor.responder.epoch)
             m1 = asking.message_1(connect_fields(other.account, bytes(16)))
             for name, reason in ((other.me.fp, "unknown"), (it.owner.me.fp, "identity")):
                 before = sensor.responder.refused.get(reason, 0)
@@ -295,7 +294,7 @@ def test_a_stuck_clock_refuses_more_and_accepts_nothing_twice(monkeypatch: pytes
     account = identity.Account(bytes(32), "", 1, bytes(8), bytes(32), "", b"", "")
     accepted = 0
     for _ in range(3 * wire.HANDSHAKE_BURST):
-        asking = control.Initiator(wire.PURPOSE_CONNECT, owner, device[1], bytes(32), responder.epoch)
+        asking = Initiator(wire.PURPOSE_CONNECT, owner, device[1], bytes(32), responder.epoch)
         m1 = asking.message_1(connect_fields(account, bytes(16)))
         for _ in range(2):
             accepted += responder.receive_message_1(m1, sender, lambda *_: peer, 7) is not None

@@ -17,8 +17,9 @@ import tap
 from pair import Pair
 from relay_client import key_pair
 from relay_thread import Party, RelayThread
-from zts import control, crypto, dial, identity, leg, link, session, wire
+from zts import codes, control, crypto, dial, enrol, leg, link, session, wire
 from zts.errors import StreamReset, ZtsError
+from zts.initiator import Initiator
 from zts_agent import board
 from zts_relay import enrolment
 from zts_relay.server import Limits
@@ -382,7 +383,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
     makes += _each(lambda at: tap.Stop(at, silent=True), range(0, up, 40), range(0, down, 40))
     name = "marker-of-a-name"
     registry = lab.relay.relay.registry
-    code = identity.parse_join_code(lab.relay.call(lab.relay.relay.join_code))
+    code = codes.parse_join_code(lab.relay.call(lab.relay.relay.join_code))
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(make: Callable[[], Tampers]) -> None:
@@ -391,7 +392,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
             async with turns, tap.Tap(lab.relay.address, lambda _, pair=pair: pair) as tapped:  # type: ignore[misc]
                 here = code._replace(host=tapped.address[0], port=tapped.address[1])
                 with pytest.raises((OSError, EOFError)):
-                    await asyncio.wait_for(dial.enrol(board, here, own, name), HUNG_S)
+                    await asyncio.wait_for(enrol.enrol(board, here, own, name), HUNG_S)
             if pair[0].fired or pair[1].fired:
                 return
         raise AssertionError("an enrolment never came so far")
@@ -400,7 +401,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
         await asyncio.gather(*map(one, makes))
         async with tap.Tap(lab.relay.address) as tapped:
             here = code._replace(host=tapped.address[0], port=tapped.address[1])
-            account = await dial.enrol(board, here, own, name)
+            account = await enrol.enrol(board, here, own, name)
             for said in tapped.seen[0]:
                 for secret in (name.encode(), account.party_key, account.password.encode(), code.secret, own[0], own[1]):
                     assert secret not in said
@@ -415,7 +416,7 @@ def test_an_enrolment_flipped_cut_or_withheld_is_refused(lab: Lab, monkeypatch: 
 
 def test_every_flipped_bit_and_length_of_an_enrolments_answer_is_refused() -> None:
     relay, own, challenge, psk = key_pair(), key_pair(), bytes(16), bytes(range(32))
-    asking = control.Initiator(wire.PURPOSE_RELAY, own, relay[1], psk, challenge)
+    asking = Initiator(wire.PURPOSE_RELAY, own, relay[1], psk, challenge)
     m1 = asking.message_1({wire.TLV_NAME: b"alice"})
     handshake, _ = control.read_message_1(m1, wire.PURPOSE_RELAY, relay, psk, challenge)
     m2 = control.write_message_2(handshake, m1, {wire.TLV_CODE: bytes([wire.OK])})

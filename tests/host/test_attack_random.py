@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zts import control, crypto, identity, noise, wire
+from zts import codes, control, crypto, noise, wire
 from zts.crypto import _random
 from zts_agent import board
 from zts_agent.keystore import Keystore
@@ -31,10 +31,10 @@ def _boot(monkeypatch: pytest.MonkeyPatch, store: Keystore) -> tuple[bytes, byte
 def test_a_thousand_boots_with_a_stuck_random_source_draw_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_random, "os", _Stuck)
     # Without waiting for the disk.
-    monkeypatch.setattr(board, "replace_file", lambda path, text: Path(path).write_text(text))
+    monkeypatch.setattr(board, "replace_file", lambda path, data: Path(path).write_bytes(data))
     store = Keystore(str(tmp_path / "state"))
-    code = identity.JoinCode(bytes(32), bytes(16), "127.0.0.1", 1)
-    store.adopt(identity.format_enrol_line(identity.EnrolLine(code, b"p" * 32, crypto.x25519_public(b"o" * 32), "sensor")))
+    code = codes.JoinCode(bytes(32), bytes(16), "127.0.0.1", 1)
+    store.adopt(codes.format_enrol_line(codes.EnrolLine(code, b"p" * 32, crypto.x25519_public(b"o" * 32), "sensor")))
     drawn = [value for _ in range(BOOTS) for value in _boot(monkeypatch, store)]
     assert len(set(drawn)) == 3 * BOOTS
     assert store.state["boots"] == BOOTS
@@ -46,9 +46,9 @@ def test_two_devices_with_one_stuck_random_source_draw_different_keys(tmp_path: 
     drawn: list[bytes] = []
     for at in range(2):
         store = Keystore(str(tmp_path / str(at)))
-        code = identity.JoinCode(bytes(32), bytes(16), "127.0.0.1", 1)
+        code = codes.JoinCode(bytes(32), bytes(16), "127.0.0.1", 1)
         pairing = bytes([at]) * 32
-        store.adopt(identity.format_enrol_line(identity.EnrolLine(code, pairing, crypto.x25519_public(b"o" * 32), "sensor")))
+        store.adopt(codes.format_enrol_line(codes.EnrolLine(code, pairing, crypto.x25519_public(b"o" * 32), "sensor")))
         drawn += [*_boot(monkeypatch, store), *store.key_pair()]
     assert len(set(drawn)) == len(drawn)
 

@@ -2,18 +2,24 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from zts import crypto, identity
-from zts_gateway.addressbook import Book, Card, Identity, Pending
+from zts import crypto, grant, identity, wire
+from zts_gateway.addressbook import Book, Card, Held, Identity, Issued, Party, Pending
 from zts_gateway.ui import Exit, Failure
 
 KEY = bytes(range(32))
 ACCOUNT = identity.Account(KEY, "relay.example", 7440, bytes(8), KEY[::-1], "password", KEY, "mqtts://:7441")
 ME = Identity("alice", KEY, crypto.x25519_public(KEY), ACCOUNT)
 CARD = Card("pi", KEY, KEY[::-1], True, ((1, "ssh"), (2, "page")), "2026-01-02T03:04:05Z")
+
+CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(ME.public)) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+REACHED = Card("far", KEY, b"", grant=Held(bytes(8), KEY, KEY[::-1], CAVEATS, ME.fp))
+BOB = Party("bob", KEY[::-1], "a" * 24)
+ISSUED = Issued(b"\0\1grant1", "bob", CAVEATS, "2026-01-02T03:04:05Z")
 
 
 def _sentence(code: Exit, work) -> str:  # type: ignore[no-untyped-def]
@@ -31,13 +37,97 @@ def test_identity_comes_back(tmp_path: Path, me: Identity) -> None:
     assert book.find_identity() == me
 
 
-@pytest.mark.parametrize("card", [CARD, Card("pi", b"", KEY, pending=Pending(bytes(16), 1_800_000_000))])
+@pytest.mark.parametrize(
+    "card",
+    [
+        CARD,
+        Card("pi", b"", KEY, pending=Pending(bytes(16), 1_800_000_000)),
+        Card("pi", KEY, KEY[::-1], generation=65535, policy_seq=0xFFFFFFFF),
+        replace(REACHED, name="pi"),
+        replace(REACHED, name="pi", grant=Held(bytes(8), KEY, KEY, CAVEATS)),
+    ],
+)
 def test_card_comes_back(tmp_path: Path, card: Card) -> None:
     book = Book(tmp_path)
     assert book.find_card("pi") is None and book.cards() == []
     book.save_card(card)
     assert book.find_card("pi") == card and book.cards() == [card]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["devices", "pi.json"]
+
+
+def test_a_card_of_an_earlier_release_is_read(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    book.save_card(CARD)
+    data = json.loads(book.card_file("pi").read_text())
+    for later in ("generation", "policy_seq"):
+        del data[later]
+    assert set(data) == {"name", "public", "pairing", "verified", "services", "last_seen"}
+    book.card_file("pi").write_text(json.dumps(data))
+    assert book.find_card("pi") == CARD
+
+
+def test_parties_and_grants_come_back(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    assert book.find_party("bob") is None and book.parties() == [] and book.grants("pi") == []
+    book.save_party(BOB)
+    assert book.party("bob") == BOB and book.parties() == [BOB]
+    assert "zts card" in _sentence(Exit.USAGE, lambda: book.party("eve"))
+    book.save_card(CARD)
+    later = replace(ISSUED, id=b"\0\1grant2", taken_back="2026-01-03T03:04:05Z")
+    book.change_grants("pi", lambda card, grants: [*grants, ISSUED])
+    book.change_grants("pi", lambda card, grants: [*grants, later])
+    assert book.grants("pi") == [ISSUED, later]
+    assert ISSUED.fp == ME.fp and ISSUED.terms.services == ["http"]
+    for path in (book.party_file("bob"), book.grants_file("pi")):
+        assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700
+    # A device that is enrolled anew has another pairing secret: its old grants are void.
+    book.remove_card("pi")
+    book.remove_party("bob")
+    assert book.grants("pi") == [] and book.find_party("bob") is None
+    _sentence(Exit.USAGE, lambda: book.change_grants("pi", lambda card, grants: [ISSUED]))
+    assert book.grants("pi") == []
+
+
+def test_a_damaged_card_party_or_grant_is_refused(tmp_path: Path) -> None:
+    book = Book(tmp_path)
+    book.save_card(CARD)
+    book.change_grants("pi", lambda card, grants: [ISSUED])
+    book.save_card(REACHED)
+    book.save_party(BOB)
+    for path, places, ask in (
+        (book.card_file("pi"), ("public", "pairing", "services", "generation", "policy_seq"), lambda: book.find_card("pi")),
+        (book.card_file("far"), ("public", "pairing", "grant"), lambda: book.find_card("far")),
+        (book.card_file("far"), ("id", "mac_key", "tail", "caveats", "owner"), lambda: book.find_card("far")),
+        (book.party_file("bob"), ("public", "relay"), lambda: book.find_party("bob")),
+        (book.grants_file("pi"), ("grants",), lambda: book.grants("pi")),
+        (book.grants_file("pi"), ("id", "holder", "caveats"), lambda: book.grants("pi")),
+    ):
+        whole = path.read_text()
+        for place in places:
+            for bad in ("Z.", "-", -1, 1 << 33, True, [1], {"a": 1}, 1.5):
+                data = json.loads(whole)
+                inner = data if place in data else data["grant"] if "grant" in data else data["grants"][0]
+                inner[place] = bad
+                path.write_text(json.dumps(data))
+                assert str(path) in _sentence(Exit.USAGE, ask), (path.name, place, bad)
+        path.write_text(whole)
+        ask()
+
+
+def test_changes_of_grants_at_once_are_all_kept(tmp_path: Path) -> None:
+    Book(tmp_path).save_card(CARD)
+
+    def add(n: int) -> None:
+        for at in range(10):
+            one = [replace(ISSUED, id=bytes([n, at]) * 4)]
+            Book(tmp_path).change_grants("pi", lambda card, grants, one=one: grants + one)  # type: ignore[misc]
+
+    threads = [threading.Thread(target=add, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({issued.id for issued in Book(tmp_path).grants("pi")}) == 30
 
 
 def test_every_damaged_field_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import pytest
 
 import board
-from zts import control, frame, leg, stream, wire
+from zts import control, frame, grant, leg, stream, wire
+from zts.initiator import Initiator
 
 LINES = (board.TESTS.parent / "PROTOCOL.md").read_text(encoding="utf-8").splitlines()
 CAPTION = re.compile(r"\*\*(?P<title>[^*]+)\*\*, `(?P<constant>[A-Z0-9_]+)` = (?P<size>\d+)")
 # What a hash or a key derivation is told to do; a protocol's name and the magics stand elsewhere.
-LABELLED = ("control", "identity", "leg", "noise", "record")
+LABELLED = ("codes", "control", "grant", "identity", "leg", "noise", "record")
 
 Row = dict[str, str]
 
@@ -127,7 +128,7 @@ def test_layouts_are_what_the_code_writes() -> None:
 def test_message_layouts_are_what_the_code_writes() -> None:
     key_pair = (bytes([7]) * 32, control.crypto.x25519_public(bytes([7]) * 32))
     epoch, psk, hint = bytes(16), bytes(32), b"8 bytes."
-    initiator = control.Initiator(wire.PURPOSE_CONNECT, key_pair, key_pair[1], psk, epoch, wire.KIND_GRANT, hint)
+    initiator = Initiator(wire.PURPOSE_CONNECT, key_pair, key_pair[1], psk, epoch, wire.KIND_GRANT, hint)
     m1 = initiator.message_1({})
     version, kind = bytes([wire.VERSION]), bytes([wire.KIND_GRANT])
     parts = _parts("M1_BYTES", m1)
@@ -148,6 +149,12 @@ def test_fields() -> None:
     assert {row["value"]: row["critical"] for row in rows if row["size"] != "-"} == {
         f"0x{kind:02X}": "yes" if kind & 0x80 else "no" for kind in documented
     }
+
+
+def test_caveats() -> None:
+    rows = [row for row in _with("constant", "value", "size") if row["constant"].startswith("`CAVEAT_")]
+    sizes = {ast.literal_eval(row["value"]): int(row["size"]) for row in rows if row["size"] != "any"}
+    assert sizes == grant._SIZES and len(rows) == len(sizes) + 1
 
 
 def test_frames() -> None:

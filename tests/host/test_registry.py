@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from relay_client import key_pair
-from zts import control, identity, wire
+from zts import codes, identity, wire
 from zts.errors import FormatError
 from zts_relay.registry import DEVICE, OWNER, UNUSED_CODES, Registry
 
@@ -39,7 +39,7 @@ def registry(tmp_path: Path, clock: _Clock) -> Iterator[Registry]:
 def _code(registry: Registry, role: str = OWNER, made_by: bytes | None = None) -> bytes:
     secret = registry.make_code(role, made_by)
     assert secret
-    code_id: bytes = control.code_id(secret)
+    code_id: bytes = codes.code_id(secret)
     return code_id
 
 

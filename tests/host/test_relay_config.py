@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zts import identity
+from zts import codes
 from zts_relay.cli import main
 from zts_relay.config import Config, parse_listen, parse_public
 from zts_relay.registry import Registry
@@ -61,8 +61,8 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize("text", ["relay.example", "192.0.2.1", "2001:db8::1", "[2001:db8::1]", "my_host-1"])
 def test_a_public_host_fits_into_a_join_code(text: str) -> None:
     host = parse_public(text)
-    code = identity.JoinCode(bytes(32), bytes(16), host, 7440)
-    assert identity.parse_join_code(identity.format_join_code(code)) == code
+    code = codes.JoinCode(bytes(32), bytes(16), host, 7440)
+    assert codes.parse_join_code(codes.format_join_code(code)) == code
 
 
 @pytest.mark.parametrize(("listen", "host"), [("127.0.0.1:0", "127.0.0.1"), ("[::1]:0", "::1"), ("localhost:0", "127.0.0.1")])

@@ -4,34 +4,14 @@ import json
 import os
 
 from check import raises
-from zts import crypto, identity
+from state_folder import Folder
+from zts import codes, crypto, identity
 from zts.errors import FormatError
 from zts_agent.keystore import Keystore
 
-LINE = identity.format_enrol_line(identity.EnrolLine(identity.JoinCode(b"r" * 32, b"s" * 16, "relay", 7440), b"p" * 32, b"o" * 32, "pi"))
-OTHER = identity.format_enrol_line(identity.EnrolLine(identity.JoinCode(b"r" * 32, b"t" * 16, "relay", 7440), b"q" * 32, b"o" * 32, "po"))
+LINE = codes.format_enrol_line(codes.EnrolLine(codes.JoinCode(b"r" * 32, b"s" * 16, "relay", 7440), b"p" * 32, b"o" * 32, "pi"))
+OTHER = codes.format_enrol_line(codes.EnrolLine(codes.JoinCode(b"r" * 32, b"t" * 16, "relay", 7440), b"q" * 32, b"o" * 32, "po"))
 ACCOUNT = identity.Account(b"r" * 32, "relay", 7440, b"a" * 8, b"k" * 32, "password", b"c" * 32, "mqtts://:7441")
-
-
-class Folder:
-    """A folder that is gone afterwards."""
-
-    def __enter__(self):
-        self.path = (os.getenv("TMPDIR") or "/tmp") + "/zts-keystore-" + "".join([f"{byte:02x}" for byte in os.urandom(8)])
-        return self
-
-    def __exit__(self, *_):
-        for name in os.listdir(self.path):
-            os.remove(self.path + "/" + name)
-        os.rmdir(self.path)
-
-    def state(self):
-        with open(self.path + "/state.json") as file:
-            return json.load(file)
-
-    def write(self, text):
-        with open(self.path + "/state.json", "w") as file:
-            file.write(text)
 
 
 def test_from_a_line_to_an_account():
@@ -44,7 +24,7 @@ def test_from_a_line_to_an_account():
         # Saved before the relay hears of it: a retry enrols the same key.
         assert folder.state()["private"] == private.hex() and crypto.x25519_public(private) == public
         assert store.key("pairing") == b"p" * 32 and store.key("owner") == b"o" * 32 and store.relay() is None
-        assert store.join_code() == identity.JoinCode(b"r" * 32, b"s" * 16, "relay", 7440)
+        assert store.join_code() == codes.JoinCode(b"r" * 32, b"s" * 16, "relay", 7440)
         again = Keystore(folder.path)
         again.open()
         assert again.key_pair() == (private, public) and folder.state()["boots"] == 2

@@ -1,8 +1,9 @@
 """Hello, message 1 and 2: the good way, and every way of being refused, each under its own reason and before X25519."""
 
 from check import raises
-from zts import control, crypto, identity, wire
+from zts import codes, control, crypto, enrol, grant, identity, wire
 from zts.errors import RemoteError
+from zts.initiator import Initiator
 
 
 def keypair(seed):
@@ -30,7 +31,7 @@ def find_peer(sender, kind, hint):
 
 
 def initiator(responder, s=OWNER, psk=PAIRING, epoch=None, purpose=wire.PURPOSE_CONNECT):
-    return control.Initiator(purpose, s, DEVICE[1], psk, epoch or responder.epoch)
+    return Initiator(purpose, s, DEVICE[1], psk, epoch or responder.epoch)
 
 
 class CountedX25519:
@@ -193,7 +194,7 @@ def test_another_purpose_responder_or_epoch_fails():
         initiator(responder, purpose=wire.PURPOSE_RELAY),
         initiator(responder, epoch=bytes(16)),
         initiator(responder, psk=bytes(32)),
-        control.Initiator(wire.PURPOSE_CONNECT, OWNER, STRANGER[1], PAIRING, responder.epoch),
+        Initiator(wire.PURPOSE_CONNECT, OWNER, STRANGER[1], PAIRING, responder.epoch),
     ):
         assert responder.receive_message_1(asking.message_1(FIELDS), OWNER_FP, find_peer, 0) is None
     assert responder.refused == {"decrypt": 2, "mac1": 2}
@@ -226,7 +227,7 @@ def test_only_the_answer_is_an_answer():
 
 
 def test_an_account_must_be_whole():
-    code = identity.JoinCode(bytes(32), bytes(16), "relay", 7440)
+    code = codes.JoinCode(bytes(32), bytes(16), "relay", 7440)
     answer = {
         wire.TLV_CODE: b"\0",
         wire.TLV_ACCOUNT: bytes(8),
@@ -235,12 +236,108 @@ def test_an_account_must_be_whole():
         wire.TLV_PIN: bytes(32),
         wire.TLV_BROKER: b"mqtts://:7441",
     }
-    account = control.read_account(answer, code)
+    account = enrol.read_account(answer, code)
     assert account.broker == "mqtts://:7441" and account.password == "a" * 26
     for missing in answer:
         if missing != wire.TLV_CODE:
-            raises(RemoteError, control.read_account, {kind: value for kind, value in answer.items() if kind != missing}, code)
+            raises(RemoteError, enrol.read_account, {kind: value for kind, value in answer.items() if kind != missing}, code)
     for bad in (b"", b"http://x:1", b"mqtts://:x", b"\xff\xfe", b"mqtt://:7441"):
-        raises(RemoteError, control.read_account, answer | {wire.TLV_BROKER: bad}, code)
+        raises(RemoteError, enrol.read_account, answer | {wire.TLV_BROKER: bad}, code)
     answer[wire.TLV_CODE] = bytes([wire.DENIED])
-    assert raises(RemoteError, control.read_account, answer, code).code == wire.DENIED
+    assert raises(RemoteError, enrol.read_account, answer, code).code == wire.DENIED
+
+
+# --- grants ----------------------------------------------------------------------------------------------------------
+
+HOLDER = keypair(4)
+HOLDER_FP = identity.fingerprint(HOLDER[1])
+ROOT = grant.root(PAIRING, 0)
+ID = b"\0\0a grant"[:8]
+CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, HOLDER_FP) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+
+
+def find_holder(sender, kind, hint):
+    return control.holder_peer(ROOT, hint) if kind == wire.KIND_GRANT else find_peer(sender, kind, hint)
+
+
+def holder(responder, caveats=CAVEATS, s=HOLDER, id_=ID, psk=b"", mac_key=b"", kind=wire.KIND_GRANT):
+    """(initiator, message 1) of a grant's holder, or of who would be one."""
+    psk, mac_key = psk or grant.tail(ROOT, id_, CAVEATS), mac_key or grant.mac_key(ROOT, id_)
+    asking = Initiator(wire.PURPOSE_CONNECT, s, DEVICE[1], psk, responder.epoch, kind, id_, mac_key)
+    fields = dict(FIELDS)
+    if caveats is not None:
+        fields[wire.TLV_CAVEATS] = caveats
+    return asking, asking.message_1(fields)
+
+
+def test_a_holder_is_answered_and_only_who_has_the_tail_can_read_it():
+    responder = control.Responder(DEVICE, 0)
+    for caveats, psk, reads in (
+        (CAVEATS, grant.tail(ROOT, ID, CAVEATS), True),
+        (CAVEATS, grant.tail(ROOT, b"\0\0another"[:8], CAVEATS), False),
+        (CAVEATS, grant.tail(grant.root(PAIRING, 1), ID, CAVEATS), False),
+        # A service more, a service less, a caveat more: another tail.
+        (
+            grant.caveat(wire.CAVEAT_HOLDER, HOLDER_FP) + grant.caveat(wire.CAVEAT_SERVICES, b"http,ssh"),
+            grant.tail(ROOT, ID, CAVEATS),
+            False,
+        ),
+        (grant.caveat(wire.CAVEAT_HOLDER, HOLDER_FP), grant.tail(ROOT, ID, CAVEATS), False),
+        (grant.caveat(wire.CAVEAT_SERVICES, b"http") + grant.caveat(wire.CAVEAT_HOLDER, HOLDER_FP), grant.tail(ROOT, ID, CAVEATS), False),
+        (CAVEATS + grant.caveat(wire.CAVEAT_STREAMS, b"\1"), grant.tail(ROOT, ID, CAVEATS), False),
+        (
+            CAVEATS + grant.caveat(wire.CAVEAT_STREAMS, b"\1"),
+            grant.narrow(grant.tail(ROOT, ID, CAVEATS), grant.caveat(wire.CAVEAT_STREAMS, b"\1")),
+            True,
+        ),
+    ):
+        asking, m1 = holder(responder, caveats, psk=psk)
+        accepted = responder.receive_message_1(m1, HOLDER_FP, find_holder, 0)
+        assert accepted.public == HOLDER[1] and accepted.terms == grant.read(caveats)
+        m2 = control.write_message_2(accepted.handshake, m1, {wire.TLV_CODE: b"\0"})
+        assert (asking.read_message_2(m2) is not None) == reads, caveats
+    assert not responder.refused
+
+
+def test_what_a_holder_may_not():
+    other = grant.caveat(wire.CAVEAT_HOLDER, OWNER_FP)
+    for reason, sender, options in (
+        ("mac1", HOLDER_FP, {"mac_key": bytes(32)}),
+        ("mac1", HOLDER_FP, {"mac_key": grant.mac_key(ROOT, bytes(8))}),
+        ("mac1", HOLDER_FP, {"mac_key": grant.mac_key(grant.root(PAIRING, 1), ID)}),
+        ("identity", HOLDER_FP, {"s": STRANGER}),  # the grant was stolen, the key was not
+        ("identity", OWNER_FP, {}),
+        ("holder", identity.fingerprint(STRANGER[1]), {"s": STRANGER}),
+        ("holder", HOLDER_FP, {"caveats": other}),
+        ("fields", HOLDER_FP, {"caveats": None}),
+        ("fields", HOLDER_FP, {"caveats": b""}),
+        ("fields", HOLDER_FP, {"caveats": CAVEATS + other}),
+        ("fields", HOLDER_FP, {"caveats": CAVEATS[:-1]}),
+        ("fields", HOLDER_FP, {"caveats": CAVEATS + grant.caveat(200, b"")}),
+        ("unknown", HOLDER_FP, {"kind": wire.KIND_CONNECT}),
+        ("unknown", HOLDER_FP, {"kind": wire.KIND_LOOK_UP}),
+    ):
+        responder = control.Responder(DEVICE, 0)
+        _, m1 = holder(responder, **options)
+        assert responder.receive_message_1(m1, sender, find_holder, 0) is None
+        assert responder.refused == {reason: 1}, (reason, responder.refused)
+
+
+def test_the_owners_caveats_are_none():
+    responder = control.Responder(DEVICE, 0)
+    m1 = initiator(responder).message_1(FIELDS | {wire.TLV_CAVEATS: CAVEATS, wire.TLV_TIME: b"\1\2\3\4"})
+    accepted = responder.receive_message_1(m1, OWNER_FP, find_holder, 0)
+    assert accepted.terms is None and accepted.public == OWNER[1] and accepted.fields[wire.TLV_TIME] == b"\1\2\3\4"
+
+
+def test_each_grant_has_its_own_rate_and_many_take_no_memory():
+    responder = control.Responder(DEVICE, 0, 1, 1)
+    for n in range(3):
+        id_ = bytes([0, 0, n]) + bytes(5)
+        for expected in (True, False):
+            _, m1 = holder(responder, id_=id_, psk=grant.tail(ROOT, id_, CAVEATS))
+            assert bool(responder.receive_message_1(m1, HOLDER_FP, find_holder, 0)) == expected
+    assert responder.refused == {"rate": 3}
+    for n in range(200):
+        responder._bucket(bytes([n]) * 32, 0)
+    assert len(responder._buckets) <= 64

@@ -1,11 +1,11 @@
 """Names, fingerprints, join codes, enrolment lines, addresses: what is taken, and all that is not."""
 
 from check import raises
-from zts import identity
+from zts import codes, identity
 from zts.errors import FormatError
 
-CODE = identity.JoinCode(bytes(range(32)), bytes(range(16)), "relay.example", 7440)
-LINE = identity.EnrolLine(CODE, bytes(range(100, 132)), bytes(range(200, 232)), "pi-2")
+CODE = codes.JoinCode(bytes(range(32)), bytes(range(16)), "relay.example", 7440)
+LINE = codes.EnrolLine(CODE, bytes(range(100, 132)), bytes(range(200, 232)), "pi-2")
 
 
 def test_base32_is_rfc_4648_in_lower_case():
@@ -55,21 +55,21 @@ def test_names():
 
 
 def test_join_code_reads_back():
-    text = identity.format_join_code(CODE)
-    assert identity.parse_join_code(text) == CODE
-    assert identity.parse_join_code(" " + text + "\n") == CODE
-    v6 = identity.JoinCode(CODE.relay_key, CODE.secret, "::1", 1)
-    assert identity.parse_join_code(identity.format_join_code(v6)) == v6
+    text = codes.format_join_code(CODE)
+    assert codes.parse_join_code(text) == CODE
+    assert codes.parse_join_code(" " + text + "\n") == CODE
+    v6 = codes.JoinCode(CODE.relay_key, CODE.secret, "::1", 1)
+    assert codes.parse_join_code(codes.format_join_code(v6)) == v6
 
 
 def test_enrolment_line_reads_back():
-    assert identity.parse_enrol_line(identity.format_enrol_line(LINE)) == LINE
+    assert codes.parse_enrol_line(codes.format_enrol_line(LINE)) == LINE
 
 
 def test_every_cut_and_every_wrong_character_is_refused():
     for text, parse, good in (
-        (identity.format_join_code(CODE), identity.parse_join_code, CODE),
-        (identity.format_enrol_line(LINE), identity.parse_enrol_line, LINE),
+        (codes.format_join_code(CODE), codes.parse_join_code, CODE),
+        (codes.format_enrol_line(LINE), codes.parse_enrol_line, LINE),
     ):
         middle_end = text.index("@")
         for end in range(len(text)):
@@ -85,8 +85,8 @@ def test_every_cut_and_every_wrong_character_is_refused():
 
 
 def test_lines_of_the_other_kind_are_refused():
-    raises(FormatError, identity.parse_join_code, identity.format_enrol_line(LINE))
-    raises(FormatError, identity.parse_enrol_line, identity.format_join_code(CODE))
+    raises(FormatError, codes.parse_join_code, codes.format_enrol_line(LINE))
+    raises(FormatError, codes.parse_enrol_line, codes.format_join_code(CODE))
 
 
 def test_addresses():
