@@ -34,7 +34,7 @@ class LinkStream:
     def __init__(self, link: "Link", id_: int, service: str) -> None:
         self.id = id_
         self.service = service
-        self._link = link
+        self.link = link
         self._chunks: list[bytes] = []
         self._at = 0  # in the first chunk
         self._eof = False
@@ -50,7 +50,7 @@ class LinkStream:
     # Called by the link.
 
     def _received(self, data: bytes) -> None:
-        if not self._link.spend(len(data)):
+        if not self.link.spend(len(data)):
             return
         if self._chunks and len(self._chunks[-1]) < _PIECE:
             self._chunks[-1] += data
@@ -83,9 +83,9 @@ class LinkStream:
 
     def accept(self) -> None:
         """Tells the client that the target is there. Device only."""
-        if self._link.session.is_open(self.id):
-            self._link.session.accept(self.id)
-            self._link.flush()
+        if self.link.session.is_open(self.id):
+            self.link.session.accept(self.id)
+            self.link.flush()
 
     async def read(self, n: int = wire.BOARD_WINDOW) -> bytes:
         """1 to `n` bytes, or b"" once the other side has finished. Raises StreamReset."""
@@ -96,6 +96,12 @@ class LinkStream:
                 return b""
             self._readable.clear()
             await self._readable.wait()
+        return self.take(n)
+
+    def take(self, n: int = wire.BOARD_WINDOW) -> bytes:
+        """Up to `n` bytes of what has come."""
+        if not self._chunks:
+            return b""
         chunk = self._chunks[0]
         if self._at or len(chunk) > n:
             data = chunk[self._at : self._at + n]
@@ -106,9 +112,13 @@ class LinkStream:
             self._chunks.pop(0)
             self._at = 0
         self.bytes_in += len(data)
-        self._link.session.consume(self.id, len(data))
-        self._link.flush()
+        self.link.session.consume(self.id, len(data))
+        self.link.flush()
         return data
+
+    def is_reset(self) -> bool:
+        """Whether this stream carries nothing any more: it was reset, or its leg ended."""
+        return self._code >= 0
 
     async def readline(self) -> bytes:
         """Up to and with the next newline, at most BOARD_WINDOW bytes; less at the end. Raises StreamReset."""
@@ -140,19 +150,19 @@ class LinkStream:
             if self._code >= 0:
                 raise StreamReset(self._code)
             self._writable.clear()
-            sent = self._link.session.send(self.id, view)
+            sent = self.link.session.send(self.id, view)
             self.bytes_out += sent
             view = view[sent:]
-            self._link.spend(sent)
-            self._link.flush()
+            self.link.spend(sent)
+            self.link.flush()
             if len(view):
                 await self._writable.wait()
 
     def finish(self) -> None:
         """FIN: the other side reads the end after what was sent. Does nothing on a stream that was reset or lost."""
-        if self._code < 0 and self._link.session.is_open(self.id):
-            self._link.session.finish(self.id)
-            self._link.flush()
+        if self._code < 0 and self.link.session.is_open(self.id):
+            self.link.session.finish(self.id)
+            self.link.flush()
 
     @property
     def code(self) -> int:
@@ -165,9 +175,9 @@ class LinkStream:
 
     def reset(self, code: int) -> None:
         """RST: the other side learns that bytes may be missing, and why."""
-        self._link.session.reset(self.id, code)
+        self.link.session.reset(self.id, code)
         self._reset(code)
-        self._link.flush()
+        self.link.flush()
 
 
 class Link:
@@ -195,7 +205,9 @@ class Link:
         self._announce = announce
         self._on_open = on_open
         self._streams: dict[int, LinkStream] = {}
+        self.writer: Any = None  # the leg's, once there is one
         self._work = asyncio.Event()  # there is something to send
+        self._idle = asyncio.Event()  # nothing is on its way to `writer`
         self._ready = asyncio.Event()
         self._over = asyncio.Event()
         self._failure: BaseException | None = None
@@ -241,6 +253,7 @@ class Link:
         """Until the leg ends. Raises what ended it: OSError or EOFError (the leg was lost), ZtsError (it was tampered with, or broke the
         protocol); nothing after GOAWAY, whose code is then `reason`. Streams still open are reset first.
         """
+        self.writer = writer
         self.session.joined(self._clock())
         self.flush()
         works = ((self._receive, reader), (self._transmit, writer), (self._keep_time,))
@@ -255,7 +268,7 @@ class Link:
                     await task
                 except asyncio.CancelledError:
                     pass
-            self._end(None)
+            self.end(None)
             try:
                 await asyncio.wait_for(close_quietly(writer), _GOODBYE_S)
             except asyncio.TimeoutError:
@@ -266,11 +279,12 @@ class Link:
     async def _guard(self, work: "Callable[..., Awaitable[None]]", *what: "Any") -> None:
         try:
             await work(*what)
-            self._end(None)
+            self.end(None)
         except Exception as failure:
-            self._end(failure)
+            self.end(failure)
 
-    def _end(self, failure: "BaseException | None") -> None:
+    def end(self, failure: "BaseException | None") -> None:
+        """The leg is of no use any more; `run` returns, or raises `failure`."""
         if not self._over.is_set():
             self._failure = failure
             self._over.set()
@@ -278,6 +292,24 @@ class Link:
             self.session.lose_leg()
             for stream in self._streams.values():
                 stream._reset(wire.TRUNCATED)
+
+    def take(self, data: bytes) -> bool:
+        """Bytes of the leg. False when the other side has ended the session. Raises RemoteError or CryptoError: the leg must end."""
+        self.session.receive_data(data)
+        while True:
+            event = self.session.next_event(self._clock())
+            if event is None:
+                break
+            self._handle(event)
+            if isinstance(event, Closed):
+                return False
+        self.flush()
+        return True
+
+    async def idle(self) -> None:
+        """Waits until nothing is on its way to `writer`. Until the caller awaits something, the leg is its own: see `zts_agent.pump`."""
+        while not self._idle.is_set():
+            await self._idle.wait()
 
     async def _receive(self, reader: "Any") -> None:
         while True:
@@ -287,15 +319,8 @@ class Link:
                 if self.session.is_over():
                     return  # the answer to our GOAWAY
                 raise EOFError("the relay closed the leg")
-            self.session.receive_data(data)
-            while True:
-                event = self.session.next_event(self._clock())
-                if event is None:
-                    break
-                self._handle(event)
-                if isinstance(event, Closed):
-                    return
-            self.flush()
+            if not self.take(data):
+                return
 
     async def _transmit(self, writer: "Any") -> None:
         while True:
@@ -307,8 +332,10 @@ class Link:
             elif self.session.is_over():
                 return
             else:
+                self._idle.set()
                 await self._work.wait()
                 self._work.clear()
+                self._idle.clear()
 
     async def _send_all(self, writer: "Any", chunks: "list[bytes]") -> None:
         """In pieces of what a leg is read in: a board's heap may have no longer run of free bytes."""

@@ -36,7 +36,14 @@ def _read_serial(entry: "dict[str, Any]") -> "tuple[int, Serve]":
     return uart.read_entry(entry)
 
 
-KINDS: "dict[str, Read]" = {"serial": _read_serial}  # this machine's own services, each loaded only where one is configured
+def _read_repl(entry: "dict[str, Any]") -> "tuple[int, Serve]":
+    from . import repl
+
+    return repl.read_entry(entry)
+
+
+# This machine's own services, each loaded only where one is configured.
+KINDS: "dict[str, Read]" = {"serial": _read_serial, "repl": _read_repl}
 
 
 def main(folder: str = "", slots: "Any" = None) -> None:
