@@ -18,12 +18,13 @@ from zts_gateway import stage
 from zts_gateway.virtual_board import VirtualBoard
 
 LOGIN_S = 2
+HOME = {"home": "password"}
 
 # Before main.py. "/cut" asks for power cuts: {"files": [n, ...]} once the nth file of a slot is there, {"record": [n, ...], "bytes": m}
 # at the nth switch record, of which m bytes are then on the flash; each number counts from the cut before.
 _BOOT = """
 import builtins, json, os, sys
-import machine, network
+import machine
 
 sys.path.insert(0, "/agent")
 import slots
@@ -39,19 +40,15 @@ def said(path):
 
 
 _open, _rename, _WDT = open, os.rename, machine.WDT
-slots.LOGIN_S = LOGIN_S
+slots.LOGIN_S = said("/login") or LOGIN_S
 slots.TRIES = said("/tries") or slots.TRIES
 machine.WDT = lambda timeout: _WDT(timeout=5000 if timeout < 60000 else timeout)
+_judge = slots.Slots.judge
 
 
-class WLAN:
-    def __init__(self, number):
-        pass
-
-    def isconnected(self):
-        there = said("/no-network") is None
-        print("network:", there)
-        return there
+def judge(self, has_network):
+    print("judged:", has_network)
+    _judge(self, has_network)
 
 
 class File:
@@ -105,7 +102,7 @@ def renamed(old, new):
         passed("files")
 
 
-builtins.open, os.rename, network.WLAN = opened, renamed, WLAN
+builtins.open, os.rename, slots.Slots.judge = opened, renamed, judge
 """
 
 
@@ -113,7 +110,7 @@ class SlotsBoard(VirtualBoard):
     """Flashed with this computer's agent in slot a; `line` is its enrolment line."""
 
     def __init__(self, folder: Path, line: str) -> None:
-        super().__init__(folder)
+        super().__init__(folder, networks=HOME)
         self._console = -1
         self._listens = False
         self._heard = bytearray()
@@ -126,8 +123,10 @@ class SlotsBoard(VirtualBoard):
         found = importlib.util.find_spec("zts_firmware")
         assert found and found.origin
         shutil.copy(Path(found.origin).with_name("main.py"), folder)
-        (folder / "boot.py").write_text(_BOOT.replace("LOGIN_S = LOGIN_S", f"LOGIN_S = {LOGIN_S}"))
-        (self.agent / "config.json").write_text(json.dumps({"identity": {"state": "state"}, "services": HTTP}))
+        (folder / "boot.py").write_text(_BOOT.replace("or LOGIN_S", f"or {LOGIN_S}"))
+        (self.agent / "config.json").write_text(
+            json.dumps({"identity": {"state": "state"}, "services": HTTP, "wifi": [{"ssid": "home", "password": "password"}]})
+        )
         (self.agent / "state" / "state.json").write_text(json.dumps({"line": line}))
 
     def start(self) -> None:
