@@ -75,7 +75,7 @@ def jitter(ms: int) -> int:
 
 class Agent:
     """`config` is the device's configuration: {"relay": {"address": "host:port"}, "services": {NAME: {"kind", "target"}}}.
-    `kinds` are this machine's own kinds of services: `services.Services`. `slots` is a board's `slots.Slots`, from which it runs.
+    `kinds` are this machine's own kinds of services: `services.Services`.
 
     `slots` are `slots.Slots` and `wifi` is `wifi.Wifi`, each None where there is none.
 

@@ -11,8 +11,8 @@ import network
 
 FOLDER = "/agent"
 RP2 = sys.platform == "rp2"
-# An RP2040 allows 8388. What blocks longest is a name server that does not answer, for which lwIP takes about 20 s, and which
-# must not look like a hang where that can be had.
+# An RP2040 allows 8388. Where more can be had, a name server that does not answer must not look like a hang: the interpreter waits
+# for it, several times as long as for anything else.
 WATCHDOG_MS = 8_000 if RP2 else 30_000
 AGAIN_S = 5  # after a crash, so that someone at the cable can come in between
 

@@ -16,7 +16,6 @@ from whole_network import Network, failed, network, until
 from zts import __version__
 from zts_firmware import slots
 from zts_gateway import stage
-from zts_gateway.updating import _REFUSALS
 
 CHANGED = ("zts/frame.py", "zts/record.py", "zts_agent/main.py", "zts_agent/status.py")  # besides zts/__init__.py
 CRASHES = 'raise RuntimeError("a mistake of ours")\n'
@@ -274,9 +273,3 @@ def test_what_cannot_be_updated_over_the_air(lab: Lab) -> None:
         assert "pip install --upgrade zts" in failed(lab.net.zts("update", "@pi"), 2)
         assert "zts flash" in failed(lab.net.zts("update", "@bare"), 2)
     assert "no device @nobody" in failed(lab.net.zts("update", "@nobody"), 2)
-
-
-def test_every_refusal_of_the_device_has_a_sentence() -> None:
-    source = (board.EDGE / "zts_agent" / "update.py").read_text()
-    for word in _REFUSALS:
-        assert f'"{word}"' in source
