@@ -102,7 +102,10 @@ class Pump:
                 self._message = self._wrap()
             if not self._message:
                 return True
-            self._message = self._message[self._link.session.send(self._stream.id, self._message) :]
+            sent = self._link.session.send(self._stream.id, self._message)
+            self._stream.bytes_out += sent
+            self._link.spend(sent)
+            self._message = self._message[sent:]
             if self._message:
                 return False
 
