@@ -147,7 +147,7 @@ def test_a_boot_that_fails_says_so_and_main_is_not_run(board: VirtualBoard) -> N
 
 def test_sys_exit_in_main_is_a_soft_reset(board: VirtualBoard) -> None:
     board.cut_power()
-    (board.folder / "main.py").write_text("import sys\nopen('/runs', 'a').write('x')\nsys.exit()\n")
+    (board.folder / "main.py").write_text("import sys, time\nopen('/runs', 'a').write('x')\ntime.sleep(0.3)\nsys.exit()\n")
     board.start()
     until(lambda: (board.folder / "runs").exists() and len((board.folder / "runs").read_text()) > 2, "main.py runs again and again")
     assert mpremote(board, "exec", "print('here')") == "here\n"
