@@ -1,4 +1,4 @@
-# make demo | test | check; ARGS=… goes to `zts demo` or to pytest. make fuzz: SECONDS=… for each of TARGETS=….
+# make demo | test | check | hw-test; ARGS=… goes to `zts demo` or to pytest. make fuzz: SECONDS=… for each of TARGETS=….
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 
-.PHONY: demo test check fuzz soak
+.PHONY: demo test check fuzz soak hw-test hw-soak
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml
@@ -38,6 +38,14 @@ fuzz: $(STAMP)
 # Ten seconds of junk at devices that are at work.
 soak: $(STAMP)
 	ZTS_SOAK=1 $(BIN)/pytest tests/e2e/test_attack_flood.py
+
+# A board: ARGS="--port /dev/ttyUSB0 --address ADDRESS --wifi SSID --password-file FILE", else a virtual one.
+hw-test: $(STAMP)
+	$(BIN)/pytest hw-tests $(ARGS)
+
+# Half an hour of connections to it.
+hw-soak: $(STAMP)
+	ZTS_SOAK_S=1800 $(BIN)/pytest hw-tests -k test_soak $(ARGS)
 
 # Runs one step and says how many seconds it took.
 define step
