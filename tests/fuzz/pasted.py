@@ -1,15 +1,20 @@
-"""What people paste and configure: join code, enrolment line, broker URL, address, name, fingerprint. What is taken comes back
-from its own spelling the same; whatever else raises FormatError."""
+"""What people paste and configure: join code, enrolment line, broker URL, address, name, fingerprint, card, grant. What is taken
+comes back from its own spelling the same; whatever else raises FormatError."""
 
 from collections.abc import Callable
 from typing import Any
 
-from zts import codes, identity, wire
+from zts import codes, grant, identity, wire
 from zts.errors import FormatError
+from zts_gateway import introduction
 from zts_relay import config
 
 CODE = codes.JoinCode(bytes(range(32)), b"s" * 16, "relay.example", 7440)
 LINE = codes.EnrolLine(CODE._replace(host="::1"), b"p" * 32, b"o" * 32, "sensor42")
+RELAY = identity.base32(b"r" * 15)
+CARD = introduction.PublicCard("bob", bytes(range(32)), RELAY)
+CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, b"h" * 15) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+GRANT = introduction.GrantLine("pi", bytes(range(32)), RELAY, bytes(8), b"m" * 32, b"t" * 32, CAVEATS)
 SEEDS = [
     b"\0" + codes.format_join_code(CODE).encode(),
     b"\0 " + codes.format_join_code(CODE).encode() + b"\n",
@@ -25,6 +30,8 @@ SEEDS = [
     b"\4@sensor42",
     b"\4a_b-c",
     b"\5" + identity.base32(b"f" * 15).encode(),
+    b"\6" + introduction.format_card(CARD).encode(),
+    b"\7" + introduction.format_grant(GRANT).encode(),
 ]
 
 
@@ -43,7 +50,7 @@ def one(data: bytes) -> None:
     if not data:
         return
     text = data[1:].decode(errors="surrogateescape")
-    match data[0] % 6:
+    match data[0] % 8:
         case 0:
             code = _again(codes.parse_join_code, text, codes.format_join_code)
             assert code is None or (len(code.relay_key), len(code.secret)) == (wire.KEY_BYTES, wire.SECRET_BYTES)
@@ -59,6 +66,11 @@ def one(data: bytes) -> None:
             assert name is None or (name.isascii() and 0 < len(name) <= wire.NAME_MAX_CHARS and name in (text, text[1:]))
         case 5:
             _again(identity.parse_fingerprint, text, identity.base32)
+        case 6:
+            _again(introduction.parse_card, text, introduction.format_card)
+        case 7:
+            found = _again(introduction.parse_grant, text, introduction.format_grant)
+            assert found is None or grant.read(found.caveats).holder
 
 
 def _broker(text: str) -> None:
