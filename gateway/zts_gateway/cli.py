@@ -1,34 +1,25 @@
 """The `zts` command: what its words mean, and how it ends."""
 
 import argparse
-import asyncio
-import getpass
 import json
 import os
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from zts import __version__, identity, wire
-from zts_gateway import addressbook, broker, connecting, daemon, doctor, enrolling, listener, mpremote_runner, status
+from zts import __version__, identity
+from zts_gateway import addressbook, cli_book, cli_granting, connecting, daemon, doctor, enrolling, listener, mpremote_runner, status
 from zts_gateway.addressbook import Book, Card
+from zts_gateway.asking import read_secret
+from zts_gateway.running import run as _run
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
 
-_KINDS = {
-    wire.SERVICE_TCP: "tcp",
-    wire.SERVICE_HANDLER: "handler",
-    wire.SERVICE_HTTP: "http",
-    wire.SERVICE_SERIAL: "serial",
-    wire.SERVICE_REPL: "repl",
-}
 _FLASH = """\
 Puts the agent and its configuration on it, has it cut its own key pair, which never leaves it, and waits until it is online. Only what
 it lacks is copied, and none of your files is lost. Cut short, the same command goes on. A board that has the agent keeps its keys; with
 --wifi then nothing but the network changes."""
-_LINE_MAX = 4096  # characters of a code; a line is about 250
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,11 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         "enroll", _enroll, "add a device", "Prints one line to paste where `zts agent --join` asks for it, and waits for the device."
     )
     enroll.add_argument("device", metavar="@NAME")
-    listing = add("ls", _ls, "list devices, whether they are online, and their services")
-    listing.add_argument("--json", action="store_true", help="for programs")
-    remove = add("remove", _remove, "forget a device, or an enrolment that waits", "Asks first. The relay goes on knowing the device.")
-    remove.add_argument("device", metavar="@NAME")
-    remove.add_argument("--yes", action="store_true", help="do not ask")
+    cli_book.add_commands(add)
     about = add("status", _status, "show how a device is: round trip, memory, sessions, and how fast its cryptography is")
     about.add_argument("device", metavar="@NAME")
     about.add_argument("--json", action="store_true", help="for programs")
@@ -116,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     wifi.add_argument("device", metavar="@NAME")
     wifi.add_argument("--ssid", help="the network's name, instead of asking for it")
     _add_secret_file(wifi, "--password-file", "its password")
+    cli_granting.add_commands(add)
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
@@ -144,48 +132,6 @@ def _add_secret_file(parser: argparse.ArgumentParser, option: str, what: str) ->
     parser.add_argument(option, metavar="FILE", help=f"read {what} from a file, or from stdin (-), instead of asking for it")
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Runs `work`; Ctrl-C and a terminating signal cancel it, so that it cleans up first."""
-
-    async def supervised() -> Any:
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-        received: list[int] = []
-
-        def stop(number: int) -> None:
-            received.append(number)
-            task.cancel()
-
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, stop, number)
-        try:
-            return await task
-        except asyncio.CancelledError:
-            if received:
-                sys.exit(128 + received[0])
-            raise
-
-    return asyncio.run(supervised())
-
-
-def _read_secret(file: str | None, prompt: str, what: str = "code") -> str:
-    """A code, line or password: from a file, from stdin, or typed unseen. Never from the command line, which others can read."""
-    option = f"--{what}-file"
-    if file is None:
-        if not sys.stdin.isatty():
-            raise Failure(Exit.USAGE, f"there is no terminal to ask for the {what}; give it with {option} FILE, or {option} - for stdin")
-        return getpass.getpass(prompt)
-    if file == "-":
-        return sys.stdin.readline(_LINE_MAX)
-    try:
-        with open(file) as opened:
-            return opened.readline(_LINE_MAX)
-    except OSError as error:
-        raise Failure(Exit.USAGE, f"cannot read {file} ({error.strerror}); give {option} a file that holds the {what}") from None
-    except UnicodeDecodeError:
-        raise Failure(Exit.USAGE, f"{file} is no text; give {option} a file that holds the {what}") from None
-
-
 def _book() -> Book:
     return Book(addressbook.home())
 
@@ -202,7 +148,7 @@ def _join(arguments: argparse.Namespace) -> None:
     me = book.find_identity()
     if me and me.account:
         raise enrolling.already_joined(book, me)
-    me = _run(enrolling.join(book, name, _read_secret(arguments.code_file, "join code (it is not shown): ")))
+    me = _run(enrolling.join(book, name, read_secret(arguments.code_file, "join code (it is not shown): ", "--code-file", "the code")))
     say(f"this computer is now @{me.name} ({me.fp}); `zts enroll @name` adds a device")
 
 
@@ -213,67 +159,6 @@ def _enroll(arguments: argparse.Namespace) -> None:
     say(
         f"@{card.name} is enrolled and verified ({card.fp}); it offers {', '.join(service for _, service in card.services) or 'no service'}"
     )
-
-
-def _ls(arguments: argparse.Namespace) -> None:
-    book = _book()
-    me, account = book.member()
-    cards = book.cards()
-    online = _run(broker.present(me, account, [card.fp for card in cards if card.public]))
-    now = addressbook.timestamp()
-    rows = [_row(card, card.public != b"" and card.fp in online, now) for card in cards]
-    if arguments.json:
-        _print(json.dumps(rows))
-    elif rows:
-        _table(rows)
-    else:
-        say("no devices yet; `zts enroll @name` adds one")
-
-
-def _row(card: Card, online: bool, now: str) -> dict[str, Any]:
-    return {
-        "name": card.name,
-        "fp": card.fp if card.public else None,
-        "online": online,
-        "last_seen": now if online else card.last_seen,
-        "verified": card.verified,
-        "services": [{"name": name, "kind": _KINDS.get(kind, str(kind))} for kind, name in card.services],
-    }
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("device", "state", "last seen", "services"):
-        table.add_column(title)
-    for row in rows:
-        state = "enrolling" if row["fp"] is None else "online" if row["online"] else "offline"
-        note = "" if row["verified"] or row["fp"] is None else ", not verified"
-        table.add_row(f"@{row['name']}", state + note, row["last_seen"] or "never", ", ".join(s["name"] for s in row["services"]) or "-")
-    Console(soft_wrap=True).print(table)
-
-
-def _remove(arguments: argparse.Namespace) -> None:
-    book, name = _book(), enrolling.parse_name(arguments.device)
-    card = book.card(name)
-    what = f"@{name} ({card.fp})" if card.public else f"the enrolment of @{name} that waits"
-    if not arguments.yes:
-        if not sys.stdin.isatty():
-            raise Failure(Exit.USAGE, "there is no terminal to ask at whether you are sure; say so with --yes")
-        print(f"Forget {what}, and the key by which it knows this computer? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            say(f"@{name} was kept")
-            return
-    book.remove_card(name)
-    if card.public:
-        say(f"forgot {what}; the relay still knows it, until its operator runs `zts-relay revoke {card.fp}`")
-    else:
-        say(
-            f"forgot {what}; whoever has its line can still use it up at the relay, for a device that you cannot reach: "
-            f"`zts-relay parties` lists such a one, `zts-relay revoke` throws it out"
-        )
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -330,7 +215,8 @@ def _flash(arguments: argparse.Namespace) -> None:
 
 
 def _read_password(file: str | None, ssid: str) -> str:
-    return _read_secret(file, f"password of the Wi-Fi network {ssid} (it is not shown; none: empty): ", "password").rstrip("\r\n")
+    prompt = f"password of the Wi-Fi network {ssid} (it is not shown; none: empty): "
+    return read_secret(file, prompt, "--password-file", "the password").rstrip("\r\n")
 
 
 def _wifi(arguments: argparse.Namespace) -> None:
@@ -405,7 +291,7 @@ def _agent(arguments: argparse.Namespace) -> None:
         raise Failure(Exit.USAGE, "--code-file goes with --join; see zts agent --help")
     agent = daemon.make_agent(settings, arguments.config)
     if arguments.join:
-        daemon.adopt(settings.state, _read_secret(arguments.code_file, "enrolment line (it is not shown): "))
+        daemon.adopt(settings.state, read_secret(arguments.code_file, "enrolment line (it is not shown): ", "--code-file", "the line"))
     _run(daemon.run(agent))
 
 

@@ -82,6 +82,10 @@ async def enroll(book: Book, name: str, show: Callable[[str], None], step: Calla
     """
     me, account = book.member()
     card = book.find_card(name)
+    if book.find_party(name) or (card and card.grant):
+        raise Failure(
+            Exit.USAGE, f"@{name} is {'the device of somebody else' if card else 'another party'} here; choose another name for yours"
+        )
     if card and card.verified:
         raise Failure(
             Exit.USAGE, f"@{name} is enrolled already ({card.fp}); choose another name, or run `zts remove @{name}` to enrol it anew"

@@ -40,8 +40,8 @@ def test_ls(lab: Lab) -> None:
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     for name, services in (("sensor", [{"name": "http", "kind": "http"}]), ("pi", None)):
         row = rows[name]
-        assert set(row) == {"name", "fp", "online", "last_seen", "verified", "services"}
-        assert row["online"] is True and row["verified"] is True
+        assert set(row) == {"name", "fp", "online", "last_seen", "verified", "services", "grant"}
+        assert row["online"] is True and row["verified"] is True and row["grant"] is None
         assert re.fullmatch(RFC3339, row["last_seen"])
         assert re.fullmatch("[a-z2-7]{24}", row["fp"])
         if services:
