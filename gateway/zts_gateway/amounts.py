@@ -15,7 +15,8 @@ _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 # No other digits than these: Python's int() takes those of every script.
 _DURATION = re.compile(r"([0-9]{1,10})([smhdw])")
 _SIZE = re.compile(r"([0-9]{1,20})([KMGT]?)")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?)?")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIME = re.compile(_DAY.pattern + r"[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?(Z|[+-][0-9]{2}:[0-9]{2})?")
 
 
 def parse_duration(text: str, most: int = TIME_MAX) -> int:
@@ -43,12 +44,22 @@ def parse_count(text: str, most: int) -> int:
 
 def parse_until(text: str) -> int:
     """`2026-12-31`, which is to the end of that day, or `2026-12-31T09:00`, here or with its offset. Raises FormatError."""
+    if not _DAY.fullmatch(text):
+        return parse_time(text)
+    try:
+        return until(date.fromisoformat(text))
+    except ValueError:
+        raise FormatError(f"'{text}' is no day") from None
+
+
+def parse_time(text: str) -> int:
+    """`2026-12-31T09:00`, here or with its offset. Raises FormatError."""
     try:
         if not _TIME.fullmatch(text):
             raise ValueError
-        return until(date.fromisoformat(text) if len(text) == 10 else datetime.fromisoformat(text))
+        return until(datetime.fromisoformat(text))
     except ValueError:
-        raise FormatError(f"'{text}' is no time: write 2026-12-31, which is to the end of that day, or 2026-12-31T09:00") from None
+        raise FormatError(f"'{text}' is no time: write it as 2026-12-31T09:00") from None
 
 
 def until(value: date) -> int:

@@ -10,7 +10,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from zts import __version__, identity
-from zts_gateway import addressbook, cli_book, cli_granting, connecting, daemon, doctor, enrolling, listener, mpremote_runner, status
+from zts_gateway import (
+    addressbook,
+    cli_book,
+    cli_granting,
+    cli_policy,
+    connecting,
+    daemon,
+    doctor,
+    enrolling,
+    listener,
+    mpremote_runner,
+    status,
+)
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.asking import read_secret
 from zts_gateway.running import run as _run
@@ -104,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     wifi.add_argument("--ssid", help="the network's name, instead of asking for it")
     _add_secret_file(wifi, "--password-file", "its password")
     cli_granting.add_commands(add)
+    cli_policy.add_commands(add)
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")

@@ -173,7 +173,7 @@ def _grants(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps([_row(card, issued, now) for issued in grants]), flush=True)
     elif grants:
-        _table(card, grants, now)
+        _table(book, card, grants, now)
     else:
         say(f"no grants for @{card.name} yet; `zts grant @party @{card.name}:service` makes one")
 
@@ -190,14 +190,15 @@ def _row(card: Card, issued: Issued, now: int) -> dict[str, Any]:
     }
 
 
-def _table(card: Card, grants: list[Issued], now: int) -> None:
+def _table(book: Book, card: Card, grants: list[Issued], now: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for title in ("grant", "holder", "state", "what"):
         table.add_column(title)
+    parties = {party.name: party for party in book.parties()}
     for issued in grants:
-        what = granting.say(issued.terms, f"@{issued.holder}", now)
-        table.add_row(issued.id.hex(), f"@{issued.holder}", granting.state(card, issued, now), what)
+        who, what = granting.say_holder(issued, parties), granting.say(issued.terms, f"@{issued.holder}", now)
+        table.add_row(issued.id.hex(), who, granting.state(card, issued, now), what)
     Console(soft_wrap=True).print(table)

@@ -1,6 +1,6 @@
 """Grants and cards, from and to the address book: what is given to whom, in words too. PROTOCOL.md, "Grants"."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -193,6 +193,12 @@ def _other_relay(who: str, theirs: str, ours: str) -> Failure:
 
 
 # --- in words -----------------------------------------------------------------------------------------------------------------
+
+
+def say_holder(issued: Issued, parties: Mapping[str, Party]) -> str:
+    """The name, if it still means the same party, else the fingerprint too."""
+    known = parties.get(issued.holder)
+    return f"@{issued.holder}" if known and known.fp == issued.fp else f"@{issued.holder} ({issued.fp})"
 
 
 def say_services(services: Sequence[str] | None, holder: str) -> str:
