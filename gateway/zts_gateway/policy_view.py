@@ -77,7 +77,7 @@ def judge(view: View, party: Party, service: str, now: int) -> tuple[bool, str]:
     who, where = f"@{party.name}", f"@{view.card.name}"
     if not held:
         return False, f"{who} holds no grant for {where}: `zts grant {who} {where}:{service}` makes one"
-    # Of a service not heard of, TCP says the least: it has no reading only.
+    # Of a service not heard of, TCP promises least: nobody knows what only reading of it would be.
     kind = view.kind(service, wire.SERVICE_TCP)
     reasons = []
     for issued in held:
@@ -105,11 +105,11 @@ def _why(view: View, terms: Terms, rule: Rule | None, service: str, who: str, no
         return f"it is for {granting.say_services(terms.services, who)}"
     if rule is None and terms.services is None:
         return f"no rule gives {who} the service {service}"
-    if rule is None:
+    if rule is None and view.policy.find(None, None):
         return f"the rules for {HOLDERS} do not name {service}"
-    if (terms.read_only or rule.read_only) and view.kind(service, wire.SERVICE_TCP) != wire.SERVICE_SERIAL:
-        return f"it is for only reading, and {service} is no serial service"
-    return f"{rule.where} held {amounts.say_until(rule.until, now)}"
+    if rule and rule.until and now >= rule.until:
+        return f"{rule.where} held {amounts.say_until(rule.until, now)}"
+    return f"only reading is allowed, and {service} is no serial service"
 
 
 # --- what is probably not meant --------------------------------------------------------------------------------------------------

@@ -1,19 +1,15 @@
 """`zts card`, `add`, `grant`, `grants` and `remove` as two people use them. Their identities are made here: no relay is asked."""
 
-import contextlib
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from whole_network import WAIT_S, environment, failed
+from terminal import Terminal
+from whole_network import failed
 from zts import crypto, grant, identity, wire
 from zts_gateway import introduction
 from zts_gateway.addressbook import Book, Card, Identity, Party
@@ -210,39 +206,11 @@ def test_at_a_terminal(pair: Pair) -> None:
     _known(pair)
     line = zts(pair.alice, "grant", "@bob", "@pi:http", "--for", "2d").stdout.strip()
     for answer, kept in (("n", 0), ("", 0), ("y", 1)):
-        main, terminal = pty.openpty()
-        streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
-        with subprocess.Popen(
-            [sys.executable, "-m", "zts_gateway.cli", "add"],
-            **streams,
-            env=environment(pair.bob),
-            start_new_session=True,
-            preexec_fn=_own_terminal,
-        ) as add:
-            os.close(terminal)
-            said = b""
-
-            def until(words: bytes, main: int = main) -> bytes:
-                heard = b""
-                while words not in heard:
-                    heard += os.read(main, 4096)
-                return heard
-
-            said += until(b"not shown")
-            os.write(main, line.encode() + b"\n")
-            said += until(b"[y/N]")
-            assert line.encode() not in said and b"http; until" in said and Book(pair.alice).device("pi").fp.encode() in said
-            os.write(main, answer.encode() + b"\n")
-            with contextlib.suppress(OSError):  # EIO: it has ended
-                while os.read(main, 4096):
-                    pass
-            assert add.wait(WAIT_S) == 0
-        os.close(main)
+        with Terminal(pair.bob, "add") as add:
+            add.wait_for("not shown")
+            add.type(line)
+            add.wait_for("[y/N]")
+            assert line not in add.said and "http; until" in add.said and Book(pair.alice).device("pi").fp in add.said
+            add.type(answer)
+            assert add.end() == 0
         assert len(Book(pair.bob).cards()) == kept, answer
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
