@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from zts import __version__, identity
 from zts_gateway import (
     addressbook,
+    cli_backup,
     cli_book,
     cli_granting,
     cli_policy,
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_secret_file(wifi, "--password-file", "its password")
     cli_granting.add_commands(add)
     cli_policy.add_commands(add)
+    cli_backup.add_commands(add)
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
