@@ -38,13 +38,14 @@ def check_service(name: str) -> str:
 
 
 def encode(terms: Terms) -> bytes:
-    """The caveats that say `terms`. Raises Failure when there are too many."""
-    rows = [grant.caveat(wire.CAVEAT_HOLDER, terms.holder)]
+    """The caveats that say `terms`, services first. Raises Failure when there are too many."""
+    rows = []
     if terms.services is not None:
         names = ",".join(terms.services).encode()
         if len(names) > wire.CAVEATS_MAX_BYTES:
             raise _too_long()
         rows.append(grant.caveat(wire.CAVEAT_SERVICES, names))
+    rows.append(grant.caveat(wire.CAVEAT_HOLDER, terms.holder))
     for kind, number, size in (
         (wire.CAVEAT_UNTIL, terms.until, 4),
         (wire.CAVEAT_STREAMS, terms.streams, 1),

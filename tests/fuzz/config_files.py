@@ -30,7 +30,7 @@ _RELAY = {
     "broker": "mqtt://:1",
 }
 _CARD = {"name": "pi", "public": _KEY, "pairing": _KEY, "verified": True, "services": [[1, "ssh"]], "last_seen": None}
-_CAVEATS = "010f" + "ab" * 15 + "020468747470"
+_CAVEATS = "020468747470" + "010f" + "ab" * 15
 _HELD = {"id": "00" * 8, "mac_key": _KEY, "tail": _KEY, "caveats": _CAVEATS, "owner": "a" * 24}
 _ISSUED = {"id": "00" * 8, "holder": "bob", "caveats": _CAVEATS, "made": "2026-01-02T03:04:05Z", "taken_back": None}
 SEEDS = [

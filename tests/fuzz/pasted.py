@@ -13,7 +13,7 @@ CODE = codes.JoinCode(bytes(range(32)), b"s" * 16, "relay.example", 7440)
 LINE = codes.EnrolLine(CODE._replace(host="::1"), b"p" * 32, b"o" * 32, "sensor42")
 RELAY = identity.base32(b"r" * 15)
 CARD = introduction.PublicCard("bob", bytes(range(32)), RELAY)
-CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, b"h" * 15) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+CAVEATS = grant.caveat(wire.CAVEAT_SERVICES, b"http") + grant.caveat(wire.CAVEAT_HOLDER, b"h" * 15)
 GRANT = introduction.GrantLine("pi", bytes(range(32)), RELAY, bytes(8), b"m" * 32, b"t" * 32, CAVEATS)
 SEEDS = [
     b"\0" + codes.format_join_code(CODE).encode(),

@@ -16,7 +16,7 @@ ACCOUNT = identity.Account(KEY, "relay.example", 7440, bytes(8), KEY[::-1], "pas
 ME = Identity("alice", KEY, crypto.x25519_public(KEY), ACCOUNT)
 CARD = Card("pi", KEY, KEY[::-1], True, ((1, "ssh"), (2, "page")), "2026-01-02T03:04:05Z")
 
-CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(ME.public)) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+CAVEATS = grant.caveat(wire.CAVEAT_SERVICES, b"http") + grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(ME.public))
 REACHED = Card("far", KEY, b"", grant=Held(bytes(8), KEY, KEY[::-1], CAVEATS, ME.fp))
 BOB = Party("bob", KEY[::-1], "a" * 24)
 ISSUED = Issued(b"\0\1grant1", "bob", CAVEATS, "2026-01-02T03:04:05Z")

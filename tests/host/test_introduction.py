@@ -19,7 +19,8 @@ ACCOUNT = identity.Account(RELAY, "relay.example", 7440, bytes(8), bytes(32), "p
 KEYS = {name: crypto.x25519_public(crypto.sha256(name.encode())) for name in ("alice", "bob", "eve", "pi", "pi2")}
 ALICE = Identity("alice", crypto.sha256(b"alice"), KEYS["alice"], ACCOUNT)
 CARD = PublicCard("bob", KEYS["bob"], RELAY_FP)
-CAVEATS = grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(KEYS["alice"])) + grant.caveat(wire.CAVEAT_SERVICES, b"http")
+HTTP = grant.caveat(wire.CAVEAT_SERVICES, b"http")
+CAVEATS = HTTP + grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(KEYS["alice"]))
 LINE = GrantLine("pi", KEYS["pi"], RELAY_FP, b"\0\0grant1", b"m" * 32, b"t" * 32, CAVEATS)
 
 
@@ -188,7 +189,7 @@ def test_devices_that_are_refused(book: Book) -> None:
     granting.keep_device(book, LINE, "far", NOW)
     book.save_card(Card("mine", KEYS["pi2"], bytes(32)))
     book.save_card(Card("coming", b"", bytes(32)))
-    for_eve = grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(KEYS["eve"])) + CAVEATS[17:]
+    for_eve = HTTP + grant.caveat(wire.CAVEAT_HOLDER, identity.fingerprint(KEYS["eve"]))
     ended = CAVEATS + grant.caveat(wire.CAVEAT_UNTIL, NOW.to_bytes(4, "big"))
     for line, name, code, hint in (
         (LINE._replace(caveats=for_eve), "pi", Exit.AUTHENTICATION, identity.fingerprint_text(KEYS["eve"])),
