@@ -1,4 +1,4 @@
-# make demo | test | check | hw-test; ARGS=… goes to `zts demo` or to pytest. make fuzz: SECONDS=… for each of TARGETS=….
+# make demo | test | check | hw-test; ARGS=… goes to `zts demo` or to pytest. make fuzz: SECONDS=… for each of TARGETS=…. make mutants.
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ PIP := $(BIN)/pip --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 STUBS := $(VENV)/micropython-stubs
 
-.PHONY: demo test check fuzz soak hw-test hw-soak
+.PHONY: demo test check fuzz soak mutants hw-test hw-soak
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml
@@ -46,6 +46,11 @@ hw-test: $(STAMP)
 # Half an hour of connections to it.
 hw-soak: $(STAMP)
 	ZTS_SOAK_S=1800 $(BIN)/pytest hw-tests -k test_soak $(ARGS)
+
+# How many changes of what decides who may do what are noticed by its tests; four minutes.
+mutants: $(STAMP)
+	$(PIP) install -e '.[mutants]'
+	$(BIN)/python tests/mutants.py
 
 # Runs one step and says how many seconds it took.
 define step

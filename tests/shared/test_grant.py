@@ -89,36 +89,39 @@ def test_what_caveats_leave():
 
 def test_what_is_unclear_is_refused():
     good = _holder() + _services(b"http")
-    for caveats in (
-        b"",
-        _services(b"http"),
-        _holder() + _holder(b"i" * 15),
-        _holder()[:-1],
-        grant.caveat(wire.CAVEAT_HOLDER, b"h" * 14),
-        grant.caveat(wire.CAVEAT_HOLDER, b"h" * 16),
-        good + grant.caveat(0, b""),
-        good + grant.caveat(9, b""),
-        good + grant.caveat(wire.CAVEAT_MEMBER, b"\0"),
-        good + grant.caveat(255, b"later"),
-        good + grant.caveat(wire.CAVEAT_READ_ONLY, b"\0"),
-        good + _services(b"\xff"),
-        good + _number(wire.CAVEAT_UNTIL, 1, 3),
-        good + _number(wire.CAVEAT_UNTIL, 1, 8),
-        good + _number(wire.CAVEAT_UNTIL, 0, 4),
-        good + _number(wire.CAVEAT_STREAMS, 0, 1),
-        good + _number(wire.CAVEAT_STREAMS, 1, 2),
-        good + _number(wire.CAVEAT_BYTES, 0, 8),
-        good + _number(wire.CAVEAT_BYTES, 1, 4),
-        good + _number(wire.CAVEAT_IDLE, 0, 2),
-        good + bytes([wire.CAVEAT_UNTIL]),
-        good + bytes([wire.CAVEAT_UNTIL, 200]),
-        _holder() * 12,
+    cut, kind, nothing = "a caveat is cut", "a caveat of an unknown kind or a wrong size", "a caveat that leaves nothing"
+    for caveats, reason in (
+        (b"", "a grant without a holder"),
+        (_services(b"http"), "a grant without a holder"),
+        (_holder() + _holder(b"i" * 15), "a grant of two holders"),
+        (_holder()[:-1], cut),
+        (grant.caveat(wire.CAVEAT_HOLDER, b"h" * 14), kind),
+        (grant.caveat(wire.CAVEAT_HOLDER, b"h" * 16), kind),
+        (good + grant.caveat(0, b""), kind),
+        (good + grant.caveat(9, b""), kind),
+        (good + grant.caveat(wire.CAVEAT_MEMBER, b"\0"), kind),
+        (good + grant.caveat(255, b"later"), kind),
+        (good + grant.caveat(wire.CAVEAT_READ_ONLY, b"\0"), kind),
+        (good + _services(b"\xff"), "a caveat's services are no names"),
+        (good + _number(wire.CAVEAT_UNTIL, 1, 3), kind),
+        (good + _number(wire.CAVEAT_UNTIL, 1, 8), kind),
+        (good + _number(wire.CAVEAT_UNTIL, 0, 4), nothing),
+        (good + _number(wire.CAVEAT_STREAMS, 0, 1), nothing),
+        (good + _number(wire.CAVEAT_STREAMS, 1, 2), kind),
+        (good + _number(wire.CAVEAT_BYTES, 0, 8), nothing),
+        (good + _number(wire.CAVEAT_BYTES, 1, 4), kind),
+        (good + _number(wire.CAVEAT_IDLE, 0, 2), nothing),
+        (good + bytes([wire.CAVEAT_UNTIL]), cut),
+        (good + bytes([wire.CAVEAT_UNTIL, 200]), cut),
+        (_holder() * 12, "too many caveats"),
     ):
-        raises(RemoteError, grant.read, caveats)
+        assert reason in str(raises(RemoteError, grant.read, caveats)), caveats
     for size in range(len(good)):
         if size != len(_holder()):
             raises(RemoteError, grant.read, good[:size])
-    assert len(_holder() * 11) <= wire.CAVEATS_MAX_BYTES < len(_holder() * 12)
+    full = _services(b"x" * (wire.CAVEATS_MAX_BYTES - 2 - len(_holder()))) + _holder()
+    assert len(full) == wire.CAVEATS_MAX_BYTES and grant.read(full).holder == HOLDER
+    raises(RemoteError, grant.read, full + grant.caveat(wire.CAVEAT_READ_ONLY, b""))
     raises(RemoteError, grant.tail, PAIRING, ID, good[:-1])
 
 

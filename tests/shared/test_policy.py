@@ -77,6 +77,7 @@ _TABLE = (
     # Under rules for all grant holders.
     (CAPPED, BOB, OF_ALL, "http", HTTP, NOW, OK, Limits(0, 2, 3072, 0, False)),
     (CAPPED, BOB, terms(services=["http"], streams=1, bytes_=10_000), "http", HTTP, NOW, OK, Limits(0, 1, 3072, 0, False)),
+    (CAPPED, BOB, terms(services=["http"], bytes_=100), "http", HTTP, NOW, OK, Limits(0, 2, 100, 0, False)),
     (CAPPED, BOB, OF_ALL, "console", SERIAL, NOW, OK, Limits(NOW + 9, 0, 0, 0, True)),
     (CAPPED, BOB, OF_ALL, "console", SERIAL, NOW + 9, DENIED, NONE),
     (CAPPED, BOB, OF_ALL, "console", SERIAL, None, UNKNOWN, NONE),
@@ -109,6 +110,7 @@ _TABLE = (
     (NOTHING, BOB, terms(until=NOW), None, 0, NOW, DENIED, NONE),
     (NOTHING, BOB, terms(until=NOW), None, 0, 0, OK, Limits(NOW, 0, 0, 0, False)),
     (MEMBERS, EVE, member(EVE), None, 0, None, OK, NONE),  # which rule will hold is not known yet
+    (MEMBERS, DAN, member(DAN), None, 0, None, OK, NONE),
     # Both: what all holders may, and what this one may.
     (BOTH, BOB, MEMBER, "http", HTTP, NOW, OK, Limits(0, 2, 0, 9, False)),
     (BOTH, BOB, member(streams=1, idle=20), "http", HTTP, NOW, OK, Limits(0, 1, 0, 9, False)),
@@ -139,6 +141,23 @@ def test_an_owner_of_a_wrong_length_is_nobody():
         assert decide(owner, NOTHING, owner, ID, None, "http", HTTP, NOW)[0] == DENIED
 
 
+def test_a_device_that_has_no_policy_or_one_without_rules():
+    for policy in (Policy(), Policy(encode([]))):
+        assert policy.generation == 0 and policy.find(BOB, None) is None and policy.find(None, None) is None
+        assert decide(OWNER, policy, BOB, ID, OF_HTTP, "http", HTTP, NOW) == (OK, NONE)
+        assert decide(OWNER, policy, BOB, ID, MEMBER, "http", HTTP, NOW) == (DENIED, NONE)
+        assert decide(OWNER, policy, BOB, b"\0\1grant1", OF_HTTP, "http", HTTP, NOW) == (REVOKED, NONE)
+    assert Policy().seq == 0 and Policy().blob == b""
+
+
+def test_numbers_of_every_size():
+    numbers = (0x01020304, 5, 0x0607, 0x08090A0B)
+    until, streams, idle, kib = numbers
+    policy = Policy(encode([rule([BOB], ["http"], until, streams, idle, kib)], 0x0C0D0E0F, 0x1011))
+    assert (policy.seq, policy.generation) == (0x0C0D0E0F, 0x1011)
+    assert policy.find(BOB, "http") == Limits(until, streams, kib << 10, idle, False)
+
+
 def test_what_was_taken_back():
     other = b"\0\0grant2"
     policy = Policy(encode([], revoked=[other, ID]))
@@ -147,7 +166,8 @@ def test_what_was_taken_back():
         assert decide(OWNER, policy, BOB, id_, OF_ALL, None, 0, NOW) == (REVOKED, NONE)
     assert decide(OWNER, policy, BOB, b"\0\0grant3", OF_ALL, "http", HTTP, NOW) == (OK, NONE)
     # Not two halves of neighbours.
-    assert decide(OWNER, policy, BOB, b"\0\0" + b"grant2"[2:] + b"\0\0", OF_ALL, "http", HTTP, NOW) == (OK, NONE)
+    halves = Policy(encode([], revoked=[b"\0\0\0\0abcd", ID]))
+    assert decide(OWNER, halves, BOB, b"\0\0abcd\0\0", OF_ALL, "http", HTTP, NOW) == (OK, NONE)
     assert decide(OWNER, policy, OWNER, ID, None, "http", HTTP, NOW) == (OK, NONE)
 
 
@@ -167,7 +187,8 @@ def test_a_policy_cut_anywhere_is_none():
     blob = MEMBERS.blob
     assert Policy(blob).seq == 1
     for size in range(1, len(blob)):
-        raises(FormatError, Policy, blob[:size])
+        said = str(raises(FormatError, Policy, blob[:size]))
+        assert ("damaged" if size >= 17 else "not a policy") in said  # 17: what is before the rules, and the check
         # And with a check that fits: whoever cuts it may not have hashed it, but the parser must not depend on that.
         if size != len(blob) - wire.POLICY_CHECK_BYTES:
             raises(FormatError, Policy, seal(blob[:size]))
@@ -184,19 +205,37 @@ def test_a_policy_that_says_too_much_is_none():
     good = encode([rule([BOB], ["http"])])
     Policy(good)
     body = good[:-8]
-    raises(FormatError, Policy, seal(body + b"\0"))
-    raises(FormatError, Policy, seal(b"ZP2" + body[3:]))
-    raises(FormatError, Policy, encode([rule([BOB], ["http"])], seq=0))
-    raises(FormatError, Policy, seal(body[:-4] + bytes([1, 1, 1, 0])))  # party 1 of one
-    raises(FormatError, Policy, seal(body[:-4] + bytes([1, 254, 1, 0])))
-    raises(FormatError, Policy, seal(body[:-4] + bytes([1, 0, 1, 1])))  # service 1 of one
+    longer, later, nobody = "longer than it says", "a later version", "a party that is not there"
     flags = len(body) - 16
     assert body[flags] == 0
+    for blob, reason in (
+        (seal(body + b"\0"), longer),
+        (seal(b"ZP2" + body[3:]), "not a policy"),
+        (seal(body[:9]), "the policy is cut"),
+        (encode([rule([BOB], ["http"])], seq=0), longer),
+        (seal(body[:-4] + bytes([1, 1, 1, 0])), nobody),  # party 1 of one
+        (seal(body[:-4] + bytes([1, 254, 1, 0])), nobody),
+        (seal(body[:-4] + bytes([1, 0, 1, 1])), "a service that is not there"),  # service 1 of one
+        (seal(body[:-4] + bytes([200, 0, 1, 0])), "the policy is cut"),
+        (seal(body[:-2] + bytes([9, 0])), later),
+        (encode([rule([BOB], ["http"])] * 1000), "not a policy"),
+        (seal(body.replace(b"http", b"\xff\xfe\xfd\xfc")), "the policy is cut"),
+    ):
+        assert reason in str(raises(FormatError, Policy, blob)), blob
     for flag in (4, 8, 16, 32, 64, 128, 255):
-        raises(FormatError, Policy, seal(body[:flags] + bytes([flag]) + body[flags + 1 :]))
-    raises(FormatError, Policy, encode([rule([BOB], ["http"])] * 1000))
-    name = seal(body.replace(b"http", b"\xff\xfe\xfd\xfc"))
-    raises(FormatError, Policy, name)
+        assert later in str(raises(FormatError, Policy, seal(body[:flags] + bytes([flag]) + body[flags + 1 :])))
+
+
+def test_as_much_as_there_is_room_for():
+    # A row like this one has 16 bytes; the name takes up what is left over. Built once: a board's heap is small.
+    spare = wire.POLICY_MAX_BYTES - len(encode([rule([BOB], ["x"])]))
+    full = encode([rule([BOB], ["x" * (1 + spare % 16)])] * (1 + spare // 16))
+    assert len(full) == wire.POLICY_MAX_BYTES
+    assert Policy(full).find(BOB, None) == NONE
+    parties = [bytes([n]) * wire.FP_BYTES for n in range(255)]
+    most = Policy(encode([rule(parties, EVERY), rule([HOLDERS], [])]))
+    assert most.find(parties[0], "http") == most.find(parties[254], "http") == NONE
+    assert most.find(None, "http") is None and most.find(None, None) == NONE
 
 
 def test_a_rule_for_nobody_and_one_for_nothing():
