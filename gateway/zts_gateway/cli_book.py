@@ -12,7 +12,7 @@ from zts_gateway.addressbook import Book, Card
 from zts_gateway.asking import confirm
 from zts_gateway.enrolling import parse_name
 from zts_gateway.running import run
-from zts_gateway.ui import say
+from zts_gateway.ui import print_table, say
 
 _KINDS = {
     wire.SERVICE_TCP: "tcp",
@@ -58,21 +58,16 @@ def _row(card: Card, online: bool, now: str) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]], cards: list[Card]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     now = int(time.time())
     granted = any(card.grant for card in cards)
-    table = Table(box=None, pad_edge=False)
-    for title in ("device", "state", "last seen", "services", *(["granted"] if granted else [])):
-        table.add_column(title)
+    lines = []
     for row, card in zip(rows, cards, strict=True):
         state = "enrolling" if row["fp"] is None else "online" if row["online"] else "offline"
         note = "" if row["verified"] or row["fp"] is None else ", not verified"
         services = ", ".join(s["name"] for s in row["services"]) or "-"
         terms = granting.say(card.grant.terms, "you", now) if card.grant else "-"
-        table.add_row(f"@{row['name']}", state + note, row["last_seen"] or "never", services, *([terms] if granted else []))
-    Console(soft_wrap=True).print(table)
+        lines.append([f"@{row['name']}", state + note, row["last_seen"] or "never", services, *([terms] if granted else [])])
+    print_table(["device", "state", "last seen", "services", *(["granted"] if granted else [])], lines)
 
 
 def _remove(arguments: argparse.Namespace) -> None:

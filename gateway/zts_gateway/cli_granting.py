@@ -13,7 +13,7 @@ from zts_gateway import addressbook, amounts, granting, introduction
 from zts_gateway.addressbook import Book, Card, Issued
 from zts_gateway.asking import confirm, read_secret
 from zts_gateway.enrolling import parse_name
-from zts_gateway.ui import Exit, Failure, say
+from zts_gateway.ui import Exit, Failure, print_table, say
 
 _Add = Callable[..., argparse.ArgumentParser]
 _GRANT = """\
@@ -191,14 +191,14 @@ def _row(card: Card, issued: Issued, now: int) -> dict[str, Any]:
 
 
 def _table(book: Book, card: Card, grants: list[Issued], now: int) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("grant", "holder", "state", "what"):
-        table.add_column(title)
     parties = {party.name: party for party in book.parties()}
-    for issued in grants:
-        who, what = granting.say_holder(issued, parties), granting.say(issued.terms, f"@{issued.holder}", now)
-        table.add_row(issued.id.hex(), who, granting.state(card, issued, now), what)
-    Console(soft_wrap=True).print(table)
+    rows = [
+        [
+            issued.id.hex(),
+            granting.say_holder(issued, parties),
+            granting.state(card, issued, now),
+            granting.say(issued.terms, f"@{issued.holder}", now),
+        ]
+        for issued in grants
+    ]
+    print_table(["grant", "holder", "state", "what"], rows)

@@ -25,6 +25,14 @@ def parse_name(text: str) -> str:
         raise Failure(Exit.USAGE, f"{error}; for example @alice") from None
 
 
+def check_own(book: Book, name: str) -> None:
+    """Raises Failure when the name is another's here."""
+    card = book.find_card(name)
+    if book.find_party(name) or (card and card.grant):
+        who = "the device of somebody else" if card else "another party"
+        raise Failure(Exit.USAGE, f"@{name} is {who} here; choose another name for yours")
+
+
 async def join(book: Book, name: str, line: str) -> Identity:
     """Enrols this computer with a join code. What was begun and not answered goes on with the same key. Raises Failure."""
     if line.strip().startswith("zts1d:"):

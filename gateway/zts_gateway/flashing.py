@@ -6,7 +6,7 @@ import tempfile
 import time
 from binascii import unhexlify
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from zts_firmware import slots
 from zts_gateway import boards, broker, on_board, stage
 from zts_gateway.addressbook import Book, Card, Identity, Pending
 from zts_gateway.cable import Cable
+from zts_gateway.enrolling import check_own
 from zts_gateway.listener import meet_and_note
 from zts_gateway.ui import Bar, Exit, Failure, Progress, failure_of, say
 
@@ -123,6 +124,7 @@ def _judge(book: Book, me: Identity, name: str, board: dict[str, Any]) -> bool |
             "the board has a main.py of yours, and a main.before-zts.py too, which it would be renamed to; "
             "take one of the two away with `mpremote fs cp` and `fs rm`, then run it again",
         )
+    check_own(book, name)
     card, state = book.find_card(name), board["state"]
     public = state["public"] if state else ""
     for other in book.cards():
@@ -152,7 +154,7 @@ async def _prepare(
     if not enrols:
         assert card
         if not card.public:
-            card = Card(name, unhexlify(board["state"]["public"]), card.pairing, pending=card.pending)
+            card = replace(card, public=unhexlify(board["state"]["public"]))
             book.save_card(card)
         return card, None
     if card is None or card.pending is None or card.pending.until < time.time() + _SPARE_S:
@@ -160,8 +162,10 @@ async def _prepare(
         if answer[wire.TLV_CODE][0] != wire.OK or wire.TLV_SECRET not in answer:
             raise failure_of(answer[wire.TLV_CODE][0] or wire.PROTO, f"@{me.name}")
         pending = Pending(answer[wire.TLV_SECRET], int(time.time()) + wire.CODE_TTL_S)
-        pairing = card.pairing if card else crypto.random_bytes(wire.KEY_BYTES)
-        card = Card(name, card.public if card else b"", pairing, pending=pending)
+        # The pairing secret stays, and so must the generation of the grants that are made of it.
+        if card is None:
+            card = Card(name, b"", crypto.random_bytes(wire.KEY_BYTES))
+        card = replace(card, verified=False, services=(), last_seen=None, pending=pending)
         book.save_card(card)
     assert card.pending
     code = codes.JoinCode(account.relay_key, card.pending.secret, account.host, account.port)
@@ -174,7 +178,7 @@ def _note_key(book: Book, card: Card, public: str) -> Card:
     kept = book.find_card(card.name)
     if kept is None or kept.pairing != card.pairing or (kept.public and kept.public != key):
         raise Failure(Exit.USAGE, f"the card of @{card.name} was changed meanwhile; run it again")
-    card = Card(card.name, key, card.pairing, pending=card.pending)
+    card = replace(kept, public=key, verified=False, services=(), last_seen=None, pending=card.pending)
     book.save_card(card)
     return card
 

@@ -1,6 +1,7 @@
 """What a person meets: exit codes, failures that say what to do next, and progress on stderr."""
 
 import sys
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
     from rich.status import Status
+
+
+_WIDE = 10_000  # columns: more than any row has
 
 
 class Exit(IntEnum):
@@ -92,6 +96,20 @@ def failure_of(code: int, who: str) -> Failure:
 def say(text: str) -> None:
     """One line on stderr: stdout carries only what a program may want to read."""
     print(text, file=sys.stderr, flush=True)
+
+
+def print_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """On stdout. The last column is the one that may be long: a terminal folds it, else each row is one line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, no_wrap=title != titles[-1])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 
 
 class Progress:

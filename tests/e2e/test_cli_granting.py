@@ -3,11 +3,14 @@
 import json
 import re
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+import whole_network
+from relay_process import RelayProcess
 from terminal import Terminal
 from whole_network import failed
 from zts import crypto, grant, identity, wire
@@ -214,3 +217,33 @@ def test_at_a_terminal(pair: Pair) -> None:
             add.type(answer)
             assert add.end() == 0
         assert len(Book(pair.bob).cards()) == kept, answer
+
+
+def test_at_a_relay(tmp_path: Path) -> None:
+    """From joining on, each command a process of its own; and the guest's backup is the guest on another computer."""
+    alice, bob, moved = tmp_path / "alice", tmp_path / "bob", tmp_path / "moved"
+    with RelayProcess(tmp_path / "relay") as relay:
+        assert relay.join
+
+        def run(home: Path, *arguments: str, stdin: str = "") -> str:
+            done = whole_network.zts(home, *arguments, stdin=stdin)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        run(alice, "join", "--name", "@alice", "--code-file", "-", stdin=relay.join)
+        run(bob, "join", "--name", "@bob", "--code-file", "-", stdin=relay.new_code())
+        Book(alice).save_card(Card("pi", crypto.x25519_public(b"pi" * 16), b"p" * 32))
+        run(alice, "add", "--yes", run(bob, "card").strip())
+        line = run(alice, "grant", "@bob", "@pi:http", "--until", "2090-12-31")
+        run(bob, "add", "--yes", "--line-file", "-", stdin=line)
+        whole_network.until(lambda: whole_network.zts(bob, "ls").returncode == 0, "the broker knows @bob")
+        (row,) = json.loads(run(bob, "ls", "--json"))
+        assert (row["name"], row["fp"], row["online"], row["verified"]) == ("pi", Book(alice).device("pi").fp, False, False)
+        until = int(datetime(2091, 1, 1).timestamp())
+        assert row["grant"] == {"services": ["http"], "until": until, "streams": None, "max_bytes": None, "idle": None, "read_only": False}
+        assert re.search(r"@pi +offline, not verified +never +- +http; until 2091-01-01 00:00 ", run(bob, "ls"))
+        assert "granted" not in run(alice, "ls") and "granted" in run(bob, "ls")
+
+        run(bob, "backup", str(tmp_path / "file"), "--passphrase-file", "-", stdin="correct horse")
+        run(moved, "restore", str(tmp_path / "file"), "--passphrase-file", "-", stdin="correct horse")
+        assert run(moved, "ls") == run(bob, "ls") and run(moved, "whoami") == run(bob, "whoami")

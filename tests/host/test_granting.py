@@ -7,7 +7,7 @@ import pytest
 from zts import crypto, grant, identity, policy, wire
 from zts.errors import FormatError
 from zts.grant import EVERY, Terms
-from zts_gateway import granting, introduction
+from zts_gateway import enrolling, flashing, granting, introduction
 from zts_gateway.addressbook import Book, Card, Held, Identity, Issued, Party
 from zts_gateway.ui import Exit, Failure
 
@@ -181,3 +181,21 @@ def test_in_words() -> None:
         "idle": None,
         "read_only": False,
     }
+
+
+def test_a_board_that_is_flashed_anew_goes_on_with_its_generation(book: Book) -> None:
+    """It keeps its pairing secret, of which the grants are made: what was taken back must stay so."""
+    card = book.change_card("pi", generation=3, policy_seq=5, verified=True)
+    flashing._note_key(book, card, PI.public.hex())
+    card = book.device("pi")
+    assert (card.generation, card.policy_seq, card.pairing, card.verified) == (3, 5, PAIRING, False)
+
+
+def test_names_of_others_are_not_for_devices_of_ours(book: Book) -> None:
+    book.save_card(Card("far", b"f" * 32, b"", grant=Held(bytes(8), bytes(32), bytes(32), granting.encode(terms()))))
+    enrolling.check_own(book, "pi")
+    enrolling.check_own(book, "new")
+    for name, hint in (("bob", "another party"), ("far", "the device of somebody else")):
+        assert hint in _refused(Exit.USAGE, lambda name=name: enrolling.check_own(book, name))
+        me, board = book.member()[0], {"main": "none", "saved": False, "state": None}
+        assert hint in _refused(Exit.USAGE, lambda name=name, me=me, board=board: flashing._judge(book, me, name, board))
