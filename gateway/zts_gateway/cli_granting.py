@@ -20,7 +20,7 @@ _GRANT = """\
 Prints one line for the holder, who gives it to `zts add`. It is a secret, but of no use to anybody else.
 
 With services, the grant stands on its own: the device lets the holder in with nobody else there. Services are named with commas
-between, or * is every one. Without services it gives what `zts policy` says of the holder.
+between, or * is every one. Without services the holder becomes a member: the grant gives what the rules of `zts policy` give the holder.
 
 A day, as 2026-12-31, is meant to its end. Sizes are such as 500K, 10M or 2G, durations such as 90s, 30m, 12h, 7d or 2w."""
 
@@ -154,14 +154,16 @@ def _grant(arguments: argparse.Namespace) -> None:
     if 0 < until <= now:
         raise Failure(Exit.USAGE, f"a grant {amounts.say_until(until, now)}, would be of no use; give a time that is still to come")
     party = book.party(arguments.holder)
-    terms = Terms(identity.fingerprint(party.public), wanted, until, arguments.streams, arguments.max_bytes, arguments.idle, arguments.ro)
+    terms = Terms(
+        identity.fingerprint(party.public), not colon, wanted, until, arguments.streams, arguments.max_bytes, arguments.idle, arguments.ro
+    )
     _, line = granting.issue(book, party, name, terms)
     card = book.device(name)
     print(line, flush=True)
     say(f"@{party.name} may use on @{name}: {granting.say(terms, f'@{party.name}', now)}")
     offered = [service for _, service in card.services]
     for service in wanted or ():
-        if wanted != ["*"] and service not in offered:
+        if service not in offered:
             say(f"note: @{name} has named no service {service} so far; it has {', '.join(offered) or 'named none'}")
     say(f"give @{party.name} the line above, for `zts add`")
 

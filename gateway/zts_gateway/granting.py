@@ -1,12 +1,12 @@
 """Grants and cards, from and to the address book: what is given to whom, in words too. PROTOCOL.md, "Grants"."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from zts import crypto, grant, identity, wire
 from zts.errors import FormatError
-from zts.grant import EVERY, Terms
+from zts.grant import Terms
 from zts.policy import Limits
 from zts_gateway import amounts
 from zts_gateway.addressbook import Book, Card, Held, Issued, Party, timestamp
@@ -21,10 +21,10 @@ IDLE_MAX = 0xFFFF
 # --- given --------------------------------------------------------------------------------------------------------------------
 
 
-def parse_services(text: str) -> list[str]:
-    """`http,ssh` to names, `*` to EVERY. Raises FormatError."""
+def parse_services(text: str) -> list[str] | None:
+    """`http,ssh` to names; `*`, which is every one, to None. Raises FormatError."""
     if text == "*":
-        return EVERY
+        return None
     return [check_service(name) for name in dict.fromkeys(text.split(","))]
 
 
@@ -38,14 +38,15 @@ def check_service(name: str) -> str:
 
 
 def encode(terms: Terms) -> bytes:
-    """The caveats that say `terms`, services first. Raises Failure when there are too many."""
-    rows = []
+    """The caveats that say `terms`. Raises Failure when there are too many."""
+    rows = [grant.caveat(wire.CAVEAT_HOLDER, terms.holder)]
+    if terms.member:
+        rows.append(grant.caveat(wire.CAVEAT_MEMBER, b""))
     if terms.services is not None:
         names = ",".join(terms.services).encode()
         if len(names) > wire.CAVEATS_MAX_BYTES:
             raise _too_long()
         rows.append(grant.caveat(wire.CAVEAT_SERVICES, names))
-    rows.append(grant.caveat(wire.CAVEAT_HOLDER, terms.holder))
     for kind, number, size in (
         (wire.CAVEAT_UNTIL, terms.until, 4),
         (wire.CAVEAT_STREAMS, terms.streams, 1),
@@ -65,7 +66,7 @@ def encode(terms: Terms) -> bytes:
 def _too_long() -> Failure:
     return Failure(
         Exit.USAGE,
-        "a grant has no room for so many services; give every one with :*, or give none: then it is `zts policy edit` that says which",
+        "a grant has no room for so many services; give every one with :*, or name none: then it is `zts policy edit` that says which",
     )
 
 
@@ -202,11 +203,12 @@ def say_holder(issued: Issued, parties: Mapping[str, Party]) -> str:
     return f"@{issued.holder}" if known and known.fp == issued.fp else f"@{issued.holder} ({issued.fp})"
 
 
-def say_services(services: Sequence[str] | None, holder: str) -> str:
-    """`holder` is whose rules hold where there are none."""
-    if services is None:
-        return f"what the policy says of {holder}"
-    return "every service" if services == EVERY else ", ".join(services) or "nothing"
+def say_services(terms: Terms, holder: str) -> str:
+    """`holder` is whom the rules must name for a member."""
+    named = "every service" if terms.services is None else ", ".join(terms.services) or "nothing"
+    if not terms.member:
+        return named
+    return f"what the rules give {holder}" if terms.services is None else f"{named}, as far as the rules give it to {holder}"
 
 
 def say_limits(limits: Terms | Limits, now: int) -> list[str]:
@@ -226,8 +228,9 @@ def say_limits(limits: Terms | Limits, now: int) -> list[str]:
 
 
 def row(terms: Terms) -> dict[str, Any]:
-    """For programs; None is no limit, and of services: what the policy says of the holder."""
+    """For programs; None is no limit."""
     return {
+        "member": terms.member,
         "services": terms.services,
         "until": terms.until or None,
         "streams": terms.streams or None,
@@ -239,4 +242,4 @@ def row(terms: Terms) -> dict[str, Any]:
 
 def say(terms: Terms, holder: str, now: int) -> str:
     """All of it on one line."""
-    return "; ".join([say_services(terms.services, holder), *say_limits(terms, now), *([] if terms.until else ["without end"])])
+    return "; ".join([say_services(terms, holder), *say_limits(terms, now), *([] if terms.until else ["without end"])])

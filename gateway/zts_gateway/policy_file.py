@@ -22,9 +22,10 @@ _KIB_MAX = 0xFFFFFFFF
 _KEYS = ("devices", "who", "services", "until", "streams", "max_bytes", "read_only", "idle")
 
 TEMPLATE = """\
-# Who may use which services of your devices. You may use everything; nobody else may use anything that no rule and no grant gives.
-# A grant that names services (zts grant @bob @sensor42:http) stands on its own. One that names none (zts grant @bob @sensor42) gives
-# what the rules here say of its holder: the first rule for the device that names both the holder and the service.
+# Who may use which services of your devices. You may use everything; nobody else may use anything without a grant.
+# A grant that names services (zts grant @bob @sensor42:http) stands on its own. One that names none (zts grant @bob @sensor42) makes a
+# member: it gives what the first rule gives that names both its holder and the service. Rules for "holders" are for every grant, of
+# members too: if there are any for a device, the first of them that names the service must be there, and limits it.
 # Nothing here holds on a device before zts policy push.
 
 # [groups]
@@ -32,7 +33,7 @@ TEMPLATE = """\
 
 # [[rules]]
 # devices = ["@sensor42", "@lab-*"]  # * stands for one or more of a-z 0-9 - _
-# who = ["@bob", "lab"]              # parties, groups; "holders" limits every grant that names services
+# who = ["@bob", "lab"]              # parties and groups; or "holders"
 # services = ["http"]                # or "*": every one
 # until = 2026-12-31                 # to the end of that day, where this computer is; or 2026-12-31T09:00:00
 # streams = 4                        # at once

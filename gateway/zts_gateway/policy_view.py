@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from zts import wire
-from zts.grant import EVERY, Terms
+from zts.grant import Terms
 from zts.policy import Limits, Policy, decide
 from zts_gateway import amounts, granting
 from zts_gateway.addressbook import Card, Issued, Party
@@ -49,7 +49,6 @@ def _may(view: View, id_: bytes, terms: Terms, now: int) -> Iterator[str]:
     """What the grant gives, services with the same limits together."""
     named = [name for rule in of_device(view.rules, view.card.name) for name in rule.services or ()]
     names = dict.fromkeys([*(terms.services or ()), *named, *(name for _, name in view.card.services)])
-    names.pop(EVERY[0], None)
     # Of a service not heard of nobody knows the kind. SERIAL is the one of which only reading is not refused.
     given = {name: _decided(view, id_, terms, name, view.kind(name, wire.SERVICE_SERIAL), now) for name in [*names, _OTHER]}
     for limits in dict.fromkeys(given.values()):
@@ -83,32 +82,35 @@ def judge(view: View, party: Party, service: str, now: int) -> tuple[bool, str]:
     for issued in held:
         terms = issued.terms
         code, limits = decide(view.owner, view.policy, terms.holder, issued.id, terms, service, kind, now)
-        rule = _first(view, terms, party, service)
         if code == wire.OK:
-            under = f" and {rule.where}" if rule else ""
-            return True, ", ".join([f"by grant {issued.id.hex()}{under}", *granting.say_limits(limits, now)])
-        why = "it was taken back" if code == wire.REVOKED else _why(view, terms, rule, service, who, now)
+            under = [f"grant {issued.id.hex()}", *(rule.where for rule in _rules(view, terms, party, service) if rule)]
+            return True, ", ".join([f"by {' and '.join(under)}", *granting.say_limits(limits, now)])
+        why = "it was taken back" if code == wire.REVOKED else _why(view, terms, party, service, now)
         reasons.append(f"grant {issued.id.hex()}: {why}")
     return False, "; ".join(dict.fromkeys(reasons))
 
 
-def _first(view: View, terms: Terms, party: Party, service: str) -> Rule | None:
-    """The rule that holds for this grant: of its holder's, or of all holders'."""
-    who = party.name if terms.services is None else None
-    return next((rule for rule in of_device(view.rules, view.card.name) if rule.names(who, service)), None)
+def _rules(view: View, terms: Terms, party: Party, service: str) -> list[Rule | None]:
+    """Of those that must be there for this grant: the first for all holders, if there are any, and the first for a member."""
+    there = of_device(view.rules, view.card.name)
+    who = [None] * any(rule.holders for rule in there) + [party.name] * terms.member
+    return [next((rule for rule in there if rule.names(one, service)), None) for one in who]
 
 
-def _why(view: View, terms: Terms, rule: Rule | None, service: str, who: str, now: int) -> str:
+def _why(view: View, terms: Terms, party: Party, service: str, now: int) -> str:
+    """Why not."""
     if terms.until and now >= terms.until:
         return f"it held {amounts.say_until(terms.until, now)}"
-    if terms.services not in (None, EVERY) and service not in terms.services:
-        return f"it is for {granting.say_services(terms.services, who)}"
-    if rule is None and terms.services is None:
-        return f"no rule gives {who} the service {service}"
-    if rule is None and view.policy.find(None, None):
+    if terms.services is not None and service not in terms.services:
+        return f"it is for {', '.join(terms.services) or 'nothing'}"
+    rules = _rules(view, terms, party, service)
+    if terms.member and rules[-1] is None:
+        return f"no rule gives @{party.name} the service {service}"
+    if None in rules:
         return f"the rules for {HOLDERS} do not name {service}"
-    if rule and rule.until and now >= rule.until:
-        return f"{rule.where} held {amounts.say_until(rule.until, now)}"
+    for rule in rules:
+        if rule and rule.until and now >= rule.until:
+            return f"{rule.where} held {amounts.say_until(rule.until, now)}"
     return f"only reading is allowed, and {service} is no serial service"
 
 
@@ -134,16 +136,11 @@ def warnings(
             yield f"{rule.where} never holds: {before.where} comes first and names the same"
         for name in rule.parties:
             if name in parties and mine and not any(_member(card, grants[card.name], parties[name], now) for card in mine):
-                yield (
-                    f"{rule.where}: @{name} holds no grant that takes its rights from the rules; "
-                    f"make one: `zts grant @{name} @{mine[0].name}`, without services"
-                )
+                yield (f"{rule.where}: @{name} is no member; make one: `zts grant @{name} @{mine[0].name}`, without services")
 
 
 def _member(card: Card, grants: Sequence[Issued], party: Party, now: int) -> bool:
-    return any(
-        issued.fp == party.fp and issued.terms.services is None and granting.state(card, issued, now) == "valid" for issued in grants
-    )
+    return any(issued.fp == party.fp and issued.terms.member and granting.state(card, issued, now) == "valid" for issued in grants)
 
 
 def _shadow(earlier: Sequence[Rule], rule: Rule, cards: Sequence[Card]) -> Rule | None:

@@ -113,6 +113,7 @@ def test_a_grant_is_made_recorded_and_taken_up(pair: Pair) -> None:
         "id": line.id.hex(),
         "holder": "bob",
         "fp": Book(pair.alice).party("bob").fp,
+        "member": False,
         "services": ["http"],
         "until": terms.until,
         "streams": 2,
@@ -196,6 +197,21 @@ def test_a_service_not_heard_of_is_noted(pair: Pair) -> None:
     assert "no grants" not in zts(pair.alice, "grants", "@pi").stdout
 
 
+@pytest.mark.parametrize(
+    "target, member, services, words",
+    [
+        ("@pi", True, None, "what the rules give @bob"),
+        ("@pi:*", False, None, "every service"),
+        ("@pi:http,console", False, ["http", "console"], ""),
+    ],
+)
+def test_members_and_services(pair: Pair, target: str, member: bool, services: "list[str] | None", words: str) -> None:
+    _known(pair)
+    done = zts(pair.alice, "grant", "@bob", target)
+    terms = grant.read(introduction.parse_grant(done.stdout).caveats)
+    assert (terms.member, terms.services) == (member, services) and words in done.stderr
+
+
 def test_a_removed_device_takes_its_grants_along(pair: Pair) -> None:
     _known(pair)
     assert "no grants for @pi yet" in zts(pair.alice, "grants", "@pi").stderr
@@ -240,7 +256,8 @@ def test_at_a_relay(tmp_path: Path) -> None:
         (row,) = json.loads(run(bob, "ls", "--json"))
         assert (row["name"], row["fp"], row["online"], row["verified"]) == ("pi", Book(alice).device("pi").fp, False, False)
         until = int(datetime(2091, 1, 1).timestamp())
-        assert row["grant"] == {"services": ["http"], "until": until, "streams": None, "max_bytes": None, "idle": None, "read_only": False}
+        none = {"streams": None, "max_bytes": None, "idle": None, "read_only": False}
+        assert row["grant"] == {"member": False, "services": ["http"], "until": until, **none}
         assert re.search(r"@pi +offline, not verified +never +- +http; until 2091-01-01 00:00 ", run(bob, "ls"))
         assert "granted" not in run(alice, "ls") and "granted" in run(bob, "ls")
 

@@ -36,7 +36,7 @@ def home(tmp_path: Path) -> Path:
     book.save_identity(Identity("alice", private, crypto.x25519_public(private), account))
     for name in ("bob", "eve"):
         book.save_party(Party(name, crypto.sha256(name.encode()), identity.fingerprint_text(RELAY)))
-    terms = Terms(identity.fingerprint(crypto.sha256(b"bob")), None, 0, 0, 0, 0, False)
+    terms = Terms(identity.fingerprint(crypto.sha256(b"bob")), True, None, 0, 0, 0, 0, False)
     for name in ("sensor42", "lab-1", "lab-2"):
         book.save_card(Card(name, crypto.sha256(name.encode()), bytes(32), True, ((wire.SERVICE_HTTP, "http"), (wire.SERVICE_TCP, "ssh"))))
         granting.issue(book, book.party("bob"), name, terms)
@@ -69,7 +69,7 @@ def test_the_first_edit_begins_with_a_template(home: Path, tmp_path: Path) -> No
     path = home / "policy.toml"
     assert path.read_text() == RULES and stat.S_IMODE(path.stat().st_mode) == 0o600
     assert zts(home, "policy", "show").stdout == RULES
-    assert "@eve holds no grant" in done.stderr
+    assert "@eve is no member" in done.stderr
     assert sorted(file.name for file in home.iterdir()) == [".lock", "devices", "grants", "identity.json", "parties", "policy.toml"]
 
 

@@ -31,7 +31,7 @@ def book(tmp_path: Path) -> Book:
     book.save_identity(Identity("alice", b"a" * 32, crypto.x25519_public(b"a" * 32), account))
     book.save_party(Party("bob", b"b" * 32, identity.fingerprint_text(RELAY)))
     book.save_card(Card("pi", b"d" * 32, b"p" * 32, True, policy_seq=4, generation=2))
-    granting.issue(book, book.party("bob"), "pi", Terms(identity.fingerprint(b"b" * 32), None, 0, 0, 0, 0, False))
+    granting.issue(book, book.party("bob"), "pi", Terms(identity.fingerprint(b"b" * 32), True, None, 0, 0, 0, 0, False))
     book.policy_file.write_text(RULES, encoding="utf-8")
     book.policy_file.chmod(0o600)
     (book.folder / "policy.draft.toml").write_text("not kept")

@@ -6,7 +6,7 @@ import pytest
 
 from zts import crypto, grant, identity, policy, wire
 from zts.errors import FormatError
-from zts.grant import EVERY, Terms
+from zts.grant import Terms
 from zts_gateway import enrolling, flashing, granting, introduction
 from zts_gateway.addressbook import Book, Card, Held, Identity, Issued, Party
 from zts_gateway.ui import Exit, Failure
@@ -23,7 +23,10 @@ OWNER = b"o" * wire.FP_BYTES
 
 
 def terms(services: "list[str] | None" = None, **limits: object) -> Terms:
-    return Terms(BOB_FP, services, 0, 0, 0, 0, False)._replace(**limits)
+    return Terms(BOB_FP, False, services, 0, 0, 0, 0, False)._replace(**limits)
+
+
+MEMBER = terms(member=True)
 
 
 @pytest.fixture
@@ -42,8 +45,8 @@ def _refused(code: Exit, work) -> str:  # type: ignore[no-untyped-def]
     return str(caught.value)
 
 
-@pytest.mark.parametrize("text, names", [("http", ["http"]), ("http,ssh", ["http", "ssh"]), ("b,a,b", ["b", "a"]), ("*", ["*"])])
-def test_services(text: str, names: list[str]) -> None:
+@pytest.mark.parametrize("text, names", [("http", ["http"]), ("http,ssh", ["http", "ssh"]), ("b,a,b", ["b", "a"]), ("*", None)])
+def test_services(text: str, names: "list[str] | None") -> None:
     assert granting.parse_services(text) == names
 
 
@@ -76,7 +79,9 @@ def test_no_services(text: str) -> None:
     "meant",
     [
         terms(),
-        terms(EVERY),
+        MEMBER,
+        terms(["http"], member=True),
+        terms([]),
         terms(["http"]),
         terms(["http", "ssh"], until=NOW, streams=255, bytes=(1 << 64) - 1, idle=65535, read_only=True),
         terms(until=1),
@@ -137,7 +142,7 @@ def test_grants_that_are_refused(book: Book) -> None:
     ):
         assert hint in _refused(Exit.USAGE, lambda holder=holder, name=name, meant=meant: granting.issue(book, holder, name, meant))
     assert book.grants("pi") == book.grants("far") == []
-    for services in (["console"], ["console", "unheard-of"], EVERY, None):
+    for services in (["console"], ["console", "unheard-of"], None):
         granting.issue(book, BOB, "pi", terms(services, read_only=True))
 
 
@@ -158,8 +163,9 @@ def test_states() -> None:
 
 def test_in_words() -> None:
     for meant, words in (
-        (terms(), ["what the policy says of @bob", "without end"]),
-        (terms(EVERY), ["every service", "without end"]),
+        (MEMBER, ["what the rules give @bob", "without end"]),
+        (terms(["http"], member=True), ["http, as far as the rules give it to @bob", "without end"]),
+        (terms(), ["every service", "without end"]),
         (terms([]), ["nothing", "without end"]),
         (
             terms(["http", "ssh"], streams=1, bytes=10 << 20, idle=300),
@@ -174,6 +180,7 @@ def test_in_words() -> None:
     said = granting.say(terms(["http"], until=NOW + 7200), "@bob", NOW)
     assert said.startswith("http; until 2027-01-15 ") and said.endswith(", in 2 hours")
     assert granting.row(terms(["http"], until=NOW)) == {
+        "member": False,
         "services": ["http"],
         "until": NOW,
         "streams": None,

@@ -106,7 +106,7 @@ def test_caveats_in_a_line_must_be_clear() -> None:
     for caveats in (
         b"",
         holder[:-1],
-        holder + b"\x08\0",
+        holder + b"\x09\0",
         grant.caveat(wire.CAVEAT_SERVICES, b"http"),
         holder * 12,
         holder + bytes([3, 4, 0, 0, 0, 0]),

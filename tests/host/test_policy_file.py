@@ -315,9 +315,13 @@ def test_too_much_is_refused_with_a_sentence() -> None:
         ([_rule(list(many)[:255])], [], "255 parties"),
         ([_rule([name]) for name in many], [], "300 parties"),
         ([_rule(["bob"], services=tuple(f"s{n}" for n in range(256)))], [], "256 services"),
-        ([_rule(["bob"])] * 700, [], "8192"),
-        ([_rule(["bob"])] * 70_000, [], "8192"),
-        ([_rule([name], services=tuple("x" * 30 + str(n) for n in range(10, 99))) for name in list(many)[:60]], [], "8192"),
+        ([_rule(["bob"])] * 700, [], str(wire.POLICY_MAX_BYTES)),
+        ([_rule(["bob"])] * 70_000, [], str(wire.POLICY_MAX_BYTES)),
+        (
+            [_rule([name], services=tuple("x" * 30 + str(n) for n in range(10, 99))) for name in list(many)[:60]],
+            [],
+            str(wire.POLICY_MAX_BYTES),
+        ),
         ([], [bytes(8)] * 256, "zts revoke --all @pi"),
     ):
         with pytest.raises(FormatError) as caught:
@@ -340,7 +344,7 @@ def test_a_devices_policy(tmp_path: Path) -> None:
     book = Book(tmp_path)
     book.save_party(Party("bob", b"b" * 32, identity.base32(bytes(15))))
     book.save_card(Card("pi", b"d" * 32, b"p" * 32, generation=3, policy_seq=6))
-    caveats = encode(Terms(identity.fingerprint(b"b" * 32), None, 0, 0, 0, 0, False))
+    caveats = encode(Terms(identity.fingerprint(b"b" * 32), True, None, 0, 0, 0, 0, False))
     issued = [
         Issued(b"\0\3grant1", "bob", caveats, "", "2026"),
         Issued(b"\0\3grant2", "bob", caveats, ""),

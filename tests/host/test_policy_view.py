@@ -15,6 +15,7 @@ from zts_gateway.policy_file import Rule
 from zts_gateway.policy_view import View
 
 NOW = 1_800_000_000
+EVERY = ["*"]
 OWNER = b"o" * wire.FP_BYTES
 BOB, EVE, DAN = (Party(name, name.encode() * 8 + bytes(8), identity.base32(bytes(15))) for name in ("bob_", "eve_", "dan_"))
 BOB, EVE, DAN = replace(BOB, name="bob"), replace(EVE, name="eve"), replace(DAN, name="dan")
@@ -28,7 +29,9 @@ def _fp(party: Party) -> bytes:
 
 
 def _grant(n: int, party: Party, services: "Sequence[str] | None" = None, taken_back: "str | None" = None, **limits: object) -> Issued:
-    terms = Terms(_fp(party), services, 0, 0, 0, 0, False)._replace(**limits)
+    """With services None: a member's."""
+    terms = Terms(_fp(party), services is None, services, 0, 0, 0, 0, False)._replace(**limits)
+    terms = terms._replace(services=None) if terms.services == EVERY else terms
     return Issued(bytes(7) + bytes([n]), party.name, granting.encode(terms), "2026-01-02T03:04:05Z", taken_back)
 
 
@@ -80,6 +83,13 @@ def test_who_may_do_what() -> None:
         (_rule('"@bob"', "[]"), [_grant(1, BOB, ["http"])], [b + "http"]),
         (_rule('"holders"', '["http"]', 'max_bytes = "1M"'), [_grant(1, BOB, ["*"])], [b + "http, 1 MiB a session"]),
         (_rule('"holders"', "[]"), [_grant(1, BOB, ["*"])], [b + "nothing"]),
+        (_rule('"holders"', "[]") + _rule('"@bob"', '"*"'), [bob], [b + "nothing"]),
+        (
+            _rule('"holders"', '["http", "ssh"]', "streams = 3") + _rule('"@bob"', '["http", "console"]', "streams = 2", 'idle = "5m"'),
+            [bob],
+            [b + "http, 2 streams at once, 5 minutes of silence at most"],
+        ),
+        (_rule('"@bob"', '["http", "ssh"]'), [_grant(1, BOB, ["http"], member=True)], [b + "http"]),
         ("", [_grant(1, BOB, ["*"], streams=3)], [b + "every service, 3 streams at once"]),
         ("", [_grant(1, BOB, ["http"], until=NOW)], []),
         ("", [_grant(1, BOB, ["http"], taken_back="2026")], []),
@@ -118,6 +128,15 @@ def test_who_may_do_what() -> None:
         (_rule('"@bob"', '"*"', "read_only = true"), [_grant(1, BOB)], "http", False, "http is no serial service"),
         (_rule('"@bob"', '"*"', "read_only = true"), [_grant(1, BOB)], "console", True, "only reading"),
         ("", [_grant(1, BOB, ["*"], read_only=True)], "unheard-of", False, "unheard-of is no serial service"),
+        (_rule('"holders"', '["ssh"]') + _rule('"@bob"', '"*"'), [_grant(1, BOB)], "http", False, "the rules for holders do not name http"),
+        (
+            _rule('"holders"', '"*"') + _rule('"@bob"', '"*"'),
+            [_grant(1, BOB)],
+            "http",
+            True,
+            "0001 and rule 1 (line 1) and rule 2 (line 5)",
+        ),
+        (_rule('"holders"', '"*"', "until = 2020-01-01") + _rule('"@bob"', '"*"'), [_grant(1, BOB)], "http", False, "rule 1 (line 1) held"),
         ("", [_grant(1, BOB, ["ssh"]), _grant(2, BOB, ["http"])], "http", True, "by grant 0000000000000002"),
         ("", [_grant(1, BOB, ["ssh"]), _grant(2, BOB)], "http", False, "0001: it is for ssh; grant 0000000000000002: no rule"),
     ],
@@ -136,8 +155,13 @@ def test_a_generation_takes_back_all_before() -> None:
 _ends = st.sampled_from([0, NOW - 1, NOW, NOW + 1])
 _services = st.none() | st.sampled_from([["*"], [], ["http"], ["console", "ssh"]])
 _grants = st.lists(
-    st.tuples(st.sampled_from([BOB, EVE]), _services, _ends, st.booleans(), st.sampled_from([None, "2026"])), max_size=3
-).map(lambda rows: [_grant(n, who, services, back, until=until, read_only=ro) for n, (who, services, until, ro, back) in enumerate(rows)])
+    st.tuples(st.sampled_from([BOB, EVE]), _services, _ends, st.booleans(), st.sampled_from([None, "2026"]), st.booleans()), max_size=3
+).map(
+    lambda rows: [
+        _grant(n, who, services, back, until=until, read_only=ro, member=member)
+        for n, (who, services, until, ro, back, member) in enumerate(rows)
+    ]
+)
 _rules = st.lists(
     st.builds(
         Rule,
@@ -189,7 +213,7 @@ def test_warnings() -> None:
     for text, hints in (
         (_rule('"@bob", "@eve"', '["http"]'), []),
         (_rule('"holders"', '["http"]'), []),
-        (_rule('"@dan"', '["http"]'), ["rule 1 (line 1): @dan holds no grant that takes its rights from the rules"]),
+        (_rule('"@dan"', '["http"]'), ["rule 1 (line 1): @dan is no member"]),
         (_rule('"@gone"', '["http"]'), ["nobody is known here as @gone"]),
         (_rule('"@bob"', '["http"]', devices='"@pj"'), ["@pj is none of your devices"]),
         (_rule('"@bob"', '["http"]', devices='"@pi", "@lab-*"'), ["@lab-* matches none of your devices"]),
