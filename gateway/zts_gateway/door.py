@@ -17,7 +17,6 @@ from zts_gateway.ui import Exit, Failure, failure_of, say
 
 _ACCEPTING = 4  # turns of the loop that asyncio takes from accepting a connection to telling of it, and one to spare
 _SPILL_S = 2.0  # for a program to read why it was refused
-_TURN_S = 3.0  # for the next program at a serial line: the last one may have gone, and its end be on the way
 
 
 class _Guarded:
@@ -191,7 +190,7 @@ class Door:
             await forward.carry(await listener.open_again(self._sessions, self._service), local, sink)
             return
         try:
-            async with asyncio.timeout(_TURN_S):
+            async with asyncio.timeout(listener.TURN_MS / 1000):
                 await self._turn.acquire()
         except TimeoutError:
             raise StreamReset(wire.BUSY) from None

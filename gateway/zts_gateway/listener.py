@@ -13,6 +13,7 @@ from zts_gateway.client import PATIENCE_MS, Meeting
 from zts_gateway.ui import Exit, Failure
 
 LINES = (wire.SERVICE_SERIAL, wire.SERVICE_REPL)  # kinds of services that carry line messages
+TURN_MS = 3000  # that the next user of a line waits for the last one's end, which may be on the way
 _AGAIN_S = 0.5  # between tries to reach a relay that is away
 _OPEN_AGAIN_S = 0.1
 _TEMPORARY = (Exit.UNREACHABLE, Exit.OFFLINE, Exit.LOST)
@@ -133,7 +134,8 @@ async def open_again(sessions: Sessions, service: str) -> LinkStream:
         try:
             return await open_stream(meeting, service)
         except StreamReset as reset:
-            # The session died before anything was passed on: the next one may do.
-            if reset.code != wire.TRUNCATED or board.clock() >= begun + PATIENCE_MS:
+            # The session died before anything was passed on, and the next one may do; or a line's last user is not quite gone.
+            patience = {wire.TRUNCATED: PATIENCE_MS, wire.BUSY: TURN_MS}.get(reset.code, 0)
+            if board.clock() >= begun + patience or (reset.code == wire.BUSY and kind_of(meeting, service) not in LINES):
                 raise
         await asyncio.sleep(_OPEN_AGAIN_S)

@@ -60,39 +60,58 @@ class PtyDoor:
             await self._opened()
             try:
                 stream = await listener.open_again(self._sessions, service)
-                local = _Pty(self._master)
+                local = _Pty(self._master, self._file)
                 await forward.carry(stream, local, local)
-                self._hang_up()  # so that nothing is left in it for the next one; it may still be open, if the device ended the stream
             except (StreamReset, Failure, OSError) as error:
                 failure = failure_of(error.code, who) if isinstance(error, StreamReset) else error
                 say(f"{service}: {failure}")
                 self._hang_up()
 
     def close(self) -> None:
-        with suppress(OSError):
-            if self._file and os.readlink(self._path) == self._file:  # not another's, who replaced it
-                self._path.unlink()
+        if self._has_link():
+            self._path.unlink()
         if self._master >= 0:
             os.close(self._master)
             self._master = -1
 
+    def _has_link(self) -> bool:
+        """Whether the link is ours still, not another's who replaced it."""
+        try:
+            return self._file != "" and os.readlink(self._path) == self._file
+        except OSError:
+            return False
+
     def _make(self) -> None:
-        self._master, slave = pty.openpty()
-        self._file = os.ttyname(slave)
-        os.fchmod(slave, 0o600)  # not the group's that may write to terminals
-        tty.setraw(slave)  # else what the device says would come back to it
-        mode = termios.tcgetattr(slave)
-        mode[4] = mode[5] = _UNSET
-        termios.tcsetattr(slave, termios.TCSANOW, mode)
-        os.close(slave)
-        fcntl.ioctl(self._master, termios.TIOCPKT, struct.pack("i", 1))
-        os.set_blocking(self._master, False)
-        os.symlink(self._file, self._path)
+        """A new file, to which the link leads from then on. Raises OSError."""
+        master, slave = pty.openpty()
+        try:
+            os.fchmod(slave, 0o600)  # not the group's that may write to terminals
+            tty.setraw(slave)  # else what the device says would come back to it
+            mode = termios.tcgetattr(slave)
+            mode[4] = mode[5] = _UNSET
+            termios.tcsetattr(slave, termios.TCSANOW, mode)
+            fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
+            os.set_blocking(master, False)
+            file = os.ttyname(slave)
+            if self._has_link():
+                # In one step: a program that was hung up may look for the file again at once.
+                fresh = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+                os.symlink(file, fresh)
+                os.replace(fresh, self._path)
+            elif self._master < 0:
+                os.symlink(file, self._path)
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+        self._master, self._file = master, file
 
     def _hang_up(self) -> None:
         """The program sees what it sees when a port is pulled out; whoever opens the file next gets a new one."""
-        self.close()
+        before = self._master
         self._make()
+        os.close(before)
 
     def _is_open(self) -> bool:
         """Whether a program has the file open, or had and left something."""
@@ -109,8 +128,9 @@ class PtyDoor:
 class _Pty:
     """What the program says and sets, as line messages; and what the line says."""
 
-    def __init__(self, master: int) -> None:
+    def __init__(self, master: int, file: str) -> None:
         self._master = master
+        self._file = file
         self._told = (0, 1)  # baud and stop bits
         self._closed = False
         self._messages = Messages()
@@ -127,12 +147,9 @@ class _Pty:
                 await self._wait(asyncio.get_running_loop().add_reader, asyncio.get_running_loop().remove_reader)
                 continue
             except OSError:  # the last program has closed it
-                piece = b""
-            self._closed = not piece
-            if piece and piece[0] == 0:
-                said += line.data(piece[1:])
-            elif piece:
-                said += _purge(piece[0])
+                self._end()
+                return said
+            said += line.data(piece[1:]) if piece[0] == 0 else _purge(piece[0])
             if said:
                 return said
         return b""
@@ -168,6 +185,17 @@ class _Pty:
             pass
         finally:
             remove(self._master)
+
+    def _end(self) -> None:
+        """Leaves nothing for the next program of what the last one did not read."""
+        self._closed = True
+        with suppress(OSError, termios.error):
+            slave = os.open(self._file, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+            try:
+                termios.tcflush(slave, termios.TCIFLUSH)
+                os.read(self._master, 1)  # which would tell of this as of a program's
+            finally:
+                os.close(slave)
 
     def _look(self) -> bytes:
         """What the program has set since we looked last."""

@@ -194,8 +194,11 @@ class SerialPort:
         return int(numbers[_OVERRUN] + numbers[_BUF_OVERRUN])
 
     def close(self) -> None:
-        """What is unsent is thrown away: closing a port would wait for it, and block the whole agent up to 30 s."""
+        """What is unsent is thrown away: closing a port would wait for it, and block the whole agent up to 30 s. Not so a pty, whose last
+        bytes would be lost before the program at its other end has read them.
+        """
         with contextlib.suppress(OSError, termios.error):
-            termios.tcflush(self._fd, termios.TCOFLUSH)
+            if self._has_lines:
+                termios.tcflush(self._fd, termios.TCOFLUSH)
             fcntl.ioctl(self._fd, termios.TIOCNXCL)
         self._serial.close()

@@ -251,12 +251,19 @@ def test_one_that_only_writes(place: Place, file: tuple[Running, Path]) -> None:
 
 
 def test_the_line_is_free_while_nobody_has_the_file_open(place: Place, file: tuple[Running, Path]) -> None:
-    with serial.Serial(str(file[1]), timeout=WAIT_S) as port:
-        port.write(b"a")
-        assert port.read(1) == b"A"
-    with opened(place.door) as port:
-        port.write(b"b")
-        assert port.read(1) == b"B"
+    """And what the last one did not read is not there for the next."""
+    for said in (b"a", b"b"):
+        fd = os.open(file[1], os.O_RDWR | os.O_NOCTTY)
+        try:
+            os.write(fd, said)
+            assert os.read(fd, 1) == said.upper()
+            os.write(fd, b"unread")
+            until(lambda fd=fd: select.select([fd], [], [], 0)[0], "the answer")
+        finally:
+            os.close(fd)
+        with opened(place.door) as port:
+            port.write(b"c")
+            assert port.read(1) == b"C"
 
 
 def test_a_lost_line_hangs_up(place: Place, file: tuple[Running, Path]) -> None:
