@@ -36,7 +36,7 @@ TICK_MS = 50  # how old output gets, and how late Ctrl-C comes
 INTERRUPT_MS = 250  # for an interrupt that was asked for to be raised: at once on a chip, but a program may catch it
 _PART = 256  # bytes that are taken at once: a heap may have no longer run of free ones
 _TYPED_MAX = 2048  # bytes typed ahead; more wait for the program's end in the stream's window
-_SPARE = 4096  # bytes of heap in one piece that a program must leave: for a session's records, and handshakes
+_SPARE = 2 * wire.BOARD_MAX_RECORD  # bytes of heap in one piece that a program must leave, else no session can go on
 # Raw paste asks before every program. From this round trip on that takes longer than mpremote's pauses without it, 10 ms every 256 bytes.
 _FAR_MS = 50
 
