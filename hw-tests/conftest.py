@@ -1,11 +1,12 @@
 """The board under test: the one at --port, else a virtual one; and a relay that it can reach, with @alice's laptop."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hw_bench import HERE, Bench
+from hw_bench import HERE, MPREMOTE, NAME, Bench
 
 from relay_process import RelayProcess
 from whole_network import Network
@@ -57,6 +58,11 @@ def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 said = flashing.probe(cable)
             finally:
                 cable.close()
+            state = said["state"]
+            if state and state["name"] != NAME:
+                pytest.exit(f"the board is @{state['name']}; these tests take only one that is free, or that they had before", 2)
+            if state:  # its owner was an earlier run
+                subprocess.run([MPREMOTE, "connect", port, "fs", "rm", ":/agent/state/state.json"], check=True)
             found = boards.find(said["platform"], said["machine"])
             kind = request.config.getoption("--board") or (found.name if found else "")
             options = ["--board", str(_profile(folder, kind))]

@@ -12,7 +12,7 @@ from zts_gateway.virtual_board import VirtualBoard
 
 HERE = Path(__file__).parent
 NAME = "hw"
-_MPREMOTE = Path(sys.executable).parent / "mpremote"
+MPREMOTE = Path(sys.executable).parent / "mpremote"
 
 
 class Bench:
@@ -35,7 +35,7 @@ class Bench:
         return self.net.zts("flash", self.port, "--name", f"@{NAME}", *self._options, stdin=self._password)
 
     def mpremote(self, *arguments: str) -> None:
-        subprocess.run([_MPREMOTE, "connect", self.port, *arguments], check=True, capture_output=True, timeout=WAIT_S)
+        subprocess.run([MPREMOTE, "connect", self.port, *arguments], check=True, capture_output=True, timeout=WAIT_S)
 
     def needs_silicon(self, why: str) -> None:
         if self.virtual:

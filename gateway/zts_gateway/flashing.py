@@ -69,7 +69,9 @@ def flash(book: Book, wish: Wish, run: Run) -> Card:
             ssids = cable.run(on_board.CONFIGURE, config, wish.network, wish.board is None)
             wrong = cable.run(on_board.CHECK_CONFIG, f"{FOLDER}/{target}")
             if wrong:
-                raise Failure(Exit.USAGE, f"the board cannot do what {wish.board or 'its configuration'} wants: {wrong}; correct it")
+                raise Failure(
+                    Exit.USAGE, f"the board cannot do what {wish.board or 'its configuration'} wants: {_plain(wrong)}; correct it"
+                )
             if line:
                 progress.step("the board cuts its key pair …")
                 public = cable.run(on_board.CUT_KEYS, f"{FOLDER}/{target}", line, crypto.random_bytes(32), bool(begin_anew))
@@ -90,9 +92,12 @@ def flash(book: Book, wish: Wish, run: Run) -> Card:
 
 
 def probe(cable: Cable) -> dict[str, Any]:
-    """What `on_board.PROBE` says. Raises Failure for what is no MicroPython of use."""
+    """What `on_board.PROBE` says; its texts are printable. Raises Failure for what is no MicroPython of use."""
     said: dict[str, Any] = cable.run(on_board.PROBE, _main_py().splitlines()[0])
     mpy = said["mpy"]
+    said["name"], said["machine"] = _plain(said["name"]), _plain(said["machine"])
+    if said["state"]:
+        said["state"]["name"] = _plain(said["state"]["name"])
     if said["name"] != "micropython":
         raise Failure(Exit.USAGE, f"the board runs {said['name']}; put MicroPython on it with --firmware FILE")
     if (mpy & 0xFF, mpy >> 8 & 3) != _MPY or not stage.arch_of(mpy):
@@ -114,7 +119,7 @@ def _profile(wish: Wish, board: dict[str, Any]) -> boards.Profile:
 
 
 def _judge(book: Book, me: Identity, name: str, board: dict[str, Any]) -> bool | None:
-    """None: the board is enrolled as `name`. True: it was enrolled by us, and is to enrol anew. False: it never was.
+    """None: the board is enrolled as `name` with our card. True: it was enrolled by us, and is to enrol anew. False: it never was.
 
     Raises Failure when that would take a board, or a card, from somebody.
     """
@@ -323,7 +328,7 @@ def _event(line: bytes) -> Any:
 
 
 def _plain(text: str) -> str:
-    return "".join(c for c in text if c.isprintable())[:80]
+    return "".join(c for c in text if c.isprintable())[:120]
 
 
 # --- --check ---------------------------------------------------------------------------------------------------------------------
@@ -346,7 +351,7 @@ def check(port: str) -> list[str]:
 
 def _tell(board: dict[str, Any], target: str, audits: dict[str, list[list[str]] | None]) -> "list[str]":
     lines = [
-        f"board      {_plain(board['machine'])}",
+        f"board      {board['machine']}",
         f"firmware   MicroPython {'.'.join(map(str, board['version']))}, {stage.arch_of(board['mpy'])}",
         f"memory     {board['heap_free']} bytes of heap free, {board['block'] * board['blocks_free']} of flash",
     ]
@@ -366,7 +371,7 @@ def _tell(board: dict[str, Any], target: str, audits: dict[str, list[list[str]] 
     lines.append(f"main.py    {main}")
     state = board["state"]
     if state and state["public"]:
-        lines.append(f"identity   @{_plain(state['name'])}, {identity.fingerprint_text(unhexlify(state['public']))}")
+        lines.append(f"identity   @{state['name']}, {identity.fingerprint_text(unhexlify(state['public']))}")
         lines.append(f"relay      {'enrolled' if state['enrolled'] else 'not enrolled yet'}")
     else:
         lines.append("identity   none" + (": the state is damaged" if board["damaged"] else ""))
