@@ -17,7 +17,7 @@ from zts_firmware import slots
 
 BLOCK = 512
 BLOCKS = 40
-STRIDE = 7  # bytes from one cut of an update to the next; a prime, so that all places within a page have their turn
+STRIDE = 13  # bytes from one cut of an update to the next; a prime, so that all places within a page have their turn
 FOLDER = "/flash/agent"
 NEW = {"zts/wire.mpy": b"new" * 250, "zts_agent/main.mpy": b"two" * 30, "zts_agent/mqtt.mpy": b"three"}
 OLD = {"zts/wire.mpy": b"old" * 250, "zts_agent/main.mpy": b"two" * 30, "zts_agent/gone.mpy": b"gone"}

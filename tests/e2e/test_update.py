@@ -169,7 +169,8 @@ def test_power_fails_after_every_file(lab: Lab) -> None:
     names = [Path(name).with_suffix(".mpy") for name in (*CHANGED, "zts/__init__.py")]
     before = {name: (lab.board.agent / "b" / name).read_bytes() for name in names}
     for cuts in range(len(names) + 1):  # each time after one file more, and at last after the manifest
-        assert cuts == sum((lab.board.agent / "b" / name).read_bytes() != data for name, data in before.items())
+        arrived = [name for name in names if (lab.board.agent / "b" / name).exists()]
+        assert cuts == sum((lab.board.agent / "b" / name).read_bytes() != before[name] for name in arrived)
         online = lab.board.count("online")
         lab.board.put("cut", {"files": [1]})
         assert "interrupted" in failed(lab.net.zts("update", "@sensor", edge=edge), 9)
