@@ -142,6 +142,15 @@ def test_what_cannot_be_done(net: Network, board: VirtualBoard, tmp_path: Path) 
     assert "no identity yet" in failed(zts(tmp_path / "nobody", "flash", board.port, "--name", "@x"), 2)
 
 
+def test_ctrl_c(net: Network, board: VirtualBoard) -> None:
+    with net.run("interrupted", "flash", board.port, "--name", "@interrupted") as run:
+        run.said("copying the agent")
+        assert run.interrupt() == 130
+        assert run.err.splitlines()[-1] == "zts: 130: interrupted"
+    flash(net, board.port, "@interrupted")
+    is_verified(net, board, "interrupted")
+
+
 def test_a_mute_port(net: Network, tmp_path: Path) -> None:
     near, far = os.openpty()
     port = tmp_path / "port"
