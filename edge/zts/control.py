@@ -135,7 +135,7 @@ def prologue(purpose: int, responder_fp: bytes, epoch: bytes, header: bytes) -> 
 
 def is_message_1(m1: bytes) -> bool:
     """Length, version, type, known kind and the zero byte; nothing about who sent it."""
-    return len(m1) == wire.M1_BYTES and m1[0] == wire.VERSION and m1[1] == wire.TYPE_M1 and m1[2] <= wire.KIND_LOOK_UP and m1[3] == 0
+    return len(m1) == wire.M1_BYTES and m1[0] == wire.VERSION and m1[1] == wire.TYPE_M1 and m1[2] <= wire.KIND_RETIRE and m1[3] == 0
 
 
 def hint(m1: bytes) -> bytes:

@@ -36,6 +36,7 @@ KIND_GRANT = 1  # the hint names a grant
 KIND_ENROL = 0  # at a relay: enrol with a code
 KIND_MAKE_CODE = 1  # at a relay: make a new device code
 KIND_LOOK_UP = 2  # at a relay: which public key enrolled with this code
+KIND_RETIRE = 3  # at a relay: revoke the device of this public key, which enrolled with a code of ours
 
 PURPOSE_CONNECT = 1
 PURPOSE_RELAY = 2

@@ -20,7 +20,7 @@ from zts_relay.broker import Limits as BrokerLimits
 from zts_relay.config import Address, Config, ConfigError
 from zts_relay.enrolment import Desk
 from zts_relay.metrics import MetricsServer
-from zts_relay.registry import OWNER, Registry
+from zts_relay.registry import OWNER, Party, Registry
 from zts_relay.server import LegServer, Limits
 
 _REFRESH_S: Final = 0.5  # how soon we notice a revocation by another process
@@ -51,7 +51,7 @@ class Relay:
             tls, pin = certificate.make(config.state)
             url = await self._start_broker(tls)
             has_tls = config.broker is None or config.broker.tls
-            self.desk = Desk(self.registry, url, pin if has_tls else None, _now_ms, self._party_added)
+            self.desk = Desk(self.registry, url, pin if has_tls else None, _now_ms, self._party_added, self._throw_out)
             self._metrics = MetricsServer(self.legs, self.desk, self.broker)
             with _listening("--metrics", config.metrics):
                 self.metrics = Address(*await self._metrics.start(*config.metrics))
@@ -127,13 +127,16 @@ class Relay:
         self._refresher = asyncio.get_running_loop().call_later(_REFRESH_S, self._refresh)
         revoked = self.registry.refresh()
         for party in revoked:
-            self.legs.revoke(party.account)
-            if self.broker:
-                self.broker.disconnect(party.fp)
-        if revoked or self._logins_are_due:
+            self._throw_out(party)
+        if self._logins_are_due and not revoked:
             self._write_logins()
-        if revoked:
-            log.event("revoked", parties=len(revoked))
+
+    def _throw_out(self, party: Party) -> None:
+        self.legs.revoke(party.account)
+        if self.broker:
+            self.broker.disconnect(party.fp)
+        self._write_logins()
+        log.event("revoked", parties=1)
 
 
 def make_join_code(registry: Registry) -> str:

@@ -7,13 +7,13 @@ from typing import Final
 from zts import control, crypto, identity, wire
 from zts.errors import CryptoError, FormatError, RemoteError
 from zts_relay import log
-from zts_relay.registry import DEVICE, OWNER, Registry
+from zts_relay.registry import DEVICE, OWNER, Party, Registry
 
 RATE: Final = 4  # a second from one source: each costs five X25519, and an owner asks once a second for a device it waits for
 BURST: Final = 64
 SOURCES: Final = 4096  # buckets kept; the fullest say nothing, so they may go
 
-_KINDS: Final = {wire.KIND_ENROL: "enrol", wire.KIND_MAKE_CODE: "code", wire.KIND_LOOK_UP: "look_up"}
+_KINDS: Final = {wire.KIND_ENROL: "enrol", wire.KIND_MAKE_CODE: "code", wire.KIND_LOOK_UP: "look_up", wire.KIND_RETIRE: "retire"}
 _OUTCOMES: Final = {
     wire.OK: "ok",
     wire.DENIED: "denied",
@@ -27,17 +27,26 @@ Fields = dict[int, bytes]
 
 
 class Desk:
-    """`now` gives integer milliseconds of a monotonic clock. `changed` is called after a party was added.
+    """`now` gives integer milliseconds of a monotonic clock. `changed` is called after a party was added, `revoked` after one was revoked.
 
     `broker` is the URL given to parties, `pin` the hash of the broker's certificate, or None without TLS.
     """
 
-    def __init__(self, registry: Registry, broker: str, pin: bytes | None, now: Callable[[], int], changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        broker: str,
+        pin: bytes | None,
+        now: Callable[[], int],
+        changed: Callable[[], None],
+        revoked: Callable[[Party], None],
+    ) -> None:
         self._registry = registry
         self._broker = broker.encode()
         self._pin = pin
         self._now = now
         self._changed = changed
+        self._revoked = revoked
         self._buckets: dict[bytes, control.Bucket] = {}
         self.outcomes: Counter[tuple[str, str]] = Counter()  # (kind, outcome)
 
@@ -109,6 +118,8 @@ class Desk:
             control.decode_fields(payload, ())
             secret = self._registry.make_code(DEVICE, owner.account)
             return (wire.OK, {wire.TLV_SECRET: secret}) if secret else (wire.QUOTA, {})
+        if kind == wire.KIND_RETIRE:
+            return self._retire(owner.account, payload), {}
         return self._look_up(owner.account, payload)
 
     def _enrol(self, code_id: bytes, public: bytes, payload: bytes) -> tuple[int, Fields]:
@@ -130,6 +141,16 @@ class Desk:
             wire.TLV_BROKER: self._broker,
         }
         return wire.OK, answer | ({wire.TLV_PIN: self._pin} if self._pin else {})
+
+    def _retire(self, owner: bytes, payload: bytes) -> int:
+        public = control.decode_fields(payload, (wire.TLV_PUBLIC,))[wire.TLV_PUBLIC]
+        party = self._registry.by_key(public)
+        if party is None or party.made_by != owner:
+            return wire.DENIED
+        if party.revoked is None:
+            self._registry.revoke(party.account)
+            self._revoked(party)
+        return wire.OK
 
     def _look_up(self, owner: bytes, payload: bytes) -> tuple[int, Fields]:
         code = self._registry.code(control.decode_fields(payload, (wire.TLV_CODE_ID,))[wire.TLV_CODE_ID])

@@ -149,6 +149,9 @@ class Registry:
     def party(self, account: bytes) -> Party | None:
         return self._parties.get(account)
 
+    def by_key(self, public: bytes) -> Party | None:
+        return self._by_fp.get(identity.fingerprint_text(public))
+
     def is_active(self, account: bytes) -> bool:
         party = self._parties.get(account)
         return party is not None and party.revoked is None

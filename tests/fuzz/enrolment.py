@@ -38,7 +38,7 @@ class _Lab:
         self.now = 0
         self.registry = Registry(folder("registry"))
         atexit.register(self.registry.close)
-        self.desk = Desk(self.registry, "mqtts://:7441", b"p" * 32, self._clock, lambda: None)
+        self.desk = Desk(self.registry, "mqtts://:7441", b"p" * 32, self._clock, lambda: None, lambda party: None)
         secret = self.registry.make_code(OWNER)
         assert secret
         owner = self.registry.enrol(codes.code_id(secret), OWNED[1], "owner").party

@@ -10,7 +10,7 @@ from zts import codes, control, crypto, identity, wire
 from zts.initiator import Initiator
 from zts_relay import enrolment
 from zts_relay.enrolment import Desk
-from zts_relay.registry import DEVICE, OWNER, Registry
+from zts_relay.registry import DEVICE, OWNER, Party, Registry
 
 SOURCE = b"\x7f\0\0\1"
 PIN = bytes(range(32))
@@ -25,8 +25,9 @@ class _Office:
         self.clock = 1_800_000_000.0
         self.now = 0
         self.changes = 0
+        self.revoked: list[Party] = []
         self.registry = Registry(state, lambda: self.clock)
-        self.desk = Desk(self.registry, URL, PIN, lambda: self.now, self._changed)
+        self.desk = Desk(self.registry, URL, PIN, lambda: self.now, self._changed, self.revoked.append)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -117,7 +118,7 @@ def test_a_message_1_for_another_challenge_is_met_with_silence(office: _Office) 
 def test_an_unknown_code_or_account_is_met_with_silence(office: _Office) -> None:
     own, _ = office.party(OWNER)
     assert office.enrol(bytes(16), own) is None
-    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP):
+    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP, wire.KIND_RETIRE):
         assert office.ask_as(own, bytes(8), kind) is None
 
 
@@ -149,7 +150,7 @@ def test_another_relays_key_or_purpose_is_met_with_silence(office: _Office) -> N
 
 def test_a_code_of_one_kind_is_no_key_for_another(office: _Office) -> None:
     secret = office.code()
-    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP):
+    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP, wire.KIND_RETIRE):
         assert office.ask(key_pair(), codes.code_psk(secret), codes.code_id(secret), kind, {}) is None
 
 
@@ -196,10 +197,10 @@ def test_without_tls_there_is_no_pin_and_the_longest_url_fits(tmp_path: Path) ->
     office = _Office(tmp_path / "other")
     url = "mqtt://" + "h" * (wire.URL_MAX_CHARS - 12) + ":1883"
     assert len(url) == wire.URL_MAX_CHARS
-    office.desk = Desk(office.registry, url, None, lambda: office.now, lambda: None)
+    office.desk = Desk(office.registry, url, None, lambda: office.now, lambda: None, lambda party: None)
     answer = office.enrol(office.code(), key_pair())
     assert answer and wire.TLV_PIN not in answer and answer[wire.TLV_BROKER].decode() == url
-    office.desk = Desk(office.registry, url, PIN, lambda: office.now, lambda: None)
+    office.desk = Desk(office.registry, url, PIN, lambda: office.now, lambda: None, lambda party: None)
     answer = office.enrol(office.code(), key_pair())
     assert answer and answer[wire.TLV_PIN] == PIN
     office.registry.close()
@@ -241,7 +242,7 @@ def test_malformed_fields_are_told_and_change_nothing(office: _Office, fields: F
     secret = office.code()
     assert _code_of(office.enrol(secret, key_pair(), fields)) == wire.PROTO
     own, account = office.party(OWNER)
-    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP):
+    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP, wire.KIND_RETIRE):
         assert _code_of(office.ask_as(own, account, kind, fields)) == wire.PROTO
     assert _code_of(office.enrol(secret, key_pair())) == wire.OK
 
@@ -269,7 +270,7 @@ def test_an_owner_makes_a_device_code_and_sees_who_used_it(office: _Office) -> N
 
 def test_devices_may_not_make_codes_or_look_up(office: _Office) -> None:
     device, account = office.party(DEVICE)
-    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP):
+    for kind in (wire.KIND_MAKE_CODE, wire.KIND_LOOK_UP, wire.KIND_RETIRE):
         fields = {wire.TLV_CODE_ID: bytes(8)} if kind == wire.KIND_LOOK_UP else {}
         assert office.ask_as(device, account, kind, fields) == {wire.TLV_CODE: bytes([wire.DENIED])}
 
@@ -298,3 +299,31 @@ def test_too_many_unused_codes_are_refused(office: _Office, monkeypatch: pytest.
     owner, account = office.party(OWNER)
     codes = [_code_of(office.ask_as(owner, account, wire.KIND_MAKE_CODE)) for _ in range(3)]
     assert codes == [wire.OK, wire.OK, wire.QUOTA]
+
+
+# --- retiring --------------------------------------------------------------------------------------------------------------
+
+
+def test_an_owner_retires_its_own_device_and_no_other_party(office: _Office) -> None:
+    (owner, account), (other, other_account) = office.party(OWNER), office.party(OWNER)
+    device, device_account = key_pair(), b""
+    answer = office.enrol(office.code(DEVICE, account), device)
+    assert answer
+    device_account = answer[wire.TLV_ACCOUNT]
+    wanted = {wire.TLV_PUBLIC: device[1]}
+    for own, whose, fields, code in (
+        (other, other_account, wanted, wire.DENIED),
+        (device, device_account, wanted, wire.DENIED),
+        (owner, account, {wire.TLV_PUBLIC: owner[1]}, wire.DENIED),
+        (owner, account, {wire.TLV_PUBLIC: other[1]}, wire.DENIED),
+        (owner, account, {wire.TLV_PUBLIC: bytes(32)}, wire.DENIED),
+        (owner, account, {}, wire.PROTO),
+    ):
+        assert _code_of(office.ask_as(own, whose, wire.KIND_RETIRE, fields)) == code
+    assert office.registry.is_active(device_account) and not office.revoked
+    for _ in range(2):  # the first answer may be lost
+        assert office.ask_as(owner, account, wire.KIND_RETIRE, wanted) == {wire.TLV_CODE: bytes([wire.OK])}
+    assert [party.account for party in office.revoked] == [device_account]
+    assert not office.registry.is_active(device_account) and office.registry.is_active(account)
+    assert _code_of(office.enrol(office.code(DEVICE, account), device)) == wire.REVOKED
+    assert _code_of(office.ask_as(device, device_account, wire.KIND_LOOK_UP, {wire.TLV_CODE_ID: bytes(8)})) == wire.REVOKED
