@@ -15,6 +15,7 @@ from zts_gateway import (
     cli_backup,
     cli_book,
     cli_granting,
+    cli_owner,
     cli_policy,
     connecting,
     daemon,
@@ -118,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_secret_file(wifi, "--password-file", "its password")
     cli_granting.add_commands(add)
     cli_policy.add_commands(add)
+    cli_owner.add_commands(add)
     cli_backup.add_commands(add)
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")

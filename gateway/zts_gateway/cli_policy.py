@@ -13,12 +13,13 @@ from pathlib import Path
 from zts import identity
 from zts.errors import FormatError
 from zts.policy import Policy
-from zts_gateway import addressbook, amounts, asking, granting, policy_book, policy_file, policy_view, private_files
+from zts_gateway import addressbook, amounts, asking, granting, policy_book, policy_file, policy_view, private_files, push_round, pushing
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.enrolling import parse_name
 from zts_gateway.policy_file import Rule
 from zts_gateway.policy_view import View
-from zts_gateway.ui import Exit, Failure, say
+from zts_gateway.running import run
+from zts_gateway.ui import Exit, Failure, Progress, say
 
 _EDITORS = ("sensible-editor", "nano", "vi")
 
@@ -36,6 +37,9 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     add_one("edit", _edit, "write the rules in your editor", "It is checked before it takes the old one's place.")
     show = add_one("show", _show, "print the rules, or those for some devices")
     show.add_argument("devices", nargs="?", metavar="@DEVICE", help="a device, or a pattern such as '@lab-*'")
+    push = add_one("push", _push, "bring the rules to your devices", "Those that are offline get them with the next command to them.")
+    push.add_argument("devices", nargs="?", default="@*", metavar="@DEVICE", help="a device, or a pattern such as '@lab-*' (all)")
+    push.add_argument("--wait", action="store_true", help="until all of them have taken the rules")
     add_one("check", _check, "say who may do what on which device, and what is probably not meant")
     test = add_one("test", _test, "say whether a party may use a service, and why", "Ends with 0 for yes and 5 for no.")
     test.add_argument("party", metavar="@PARTY")
@@ -55,6 +59,18 @@ def _view(book: Book, rules: list[Rule], card: Card) -> View:
     grants = book.grants(card.name)
     me = book.member()[0]
     return View(identity.fingerprint(me.public), card, Policy(policy_book.compile_as(rules, book, card, grants)), rules, grants)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    book = _book()
+    cards = [pushing.mark_due(book, card.name) for card in _chosen(book, arguments.devices)]
+    with Progress() as progress:
+        late = run(push_round.push_all(book, cards, arguments.wait, progress.step, lambda card: say(f"@{card.name} has taken the rules")))
+    if late:
+        raise Failure(
+            Exit.OFFLINE,
+            f"{push_round.names(late)} did not take the rules yet, and will with the next command there; `zts policy push --wait` waits",
+        )
 
 
 # --- show, check, test -----------------------------------------------------------------------------------------------------------

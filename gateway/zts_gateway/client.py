@@ -8,8 +8,9 @@ from typing import NamedTuple
 import aiomqtt
 
 from zts import control, crypto, dial, identity, leg, link, record, wire
-from zts.errors import CryptoError, RemoteError, ZtsError
+from zts.errors import CryptoError, LocalError, RemoteError, StreamReset, ZtsError
 from zts.initiator import Initiator
+from zts.link import LinkStream
 from zts.noise import HandshakeState
 from zts.session import Offer, Session
 from zts_agent import board
@@ -120,6 +121,24 @@ async def join(account: identity.Account, name: str, answer: Answer) -> Meeting:
         await meeting.close()
         raise
     raise await meeting.wait_over()
+
+
+async def open_stream(meeting: Meeting, service: str) -> LinkStream:
+    """A stream whose target is there. Raises StreamReset."""
+    try:
+        stream = meeting.link.open(service)
+    except LocalError:
+        raise StreamReset(wire.BUSY if meeting.is_up else wire.TRUNCATED) from None
+    try:
+        async with asyncio.timeout(PATIENCE_MS / 1000):
+            await stream.opened()
+    except TimeoutError:
+        stream.reset(wire.IDLE)
+        raise StreamReset(wire.IDLE) from None
+    except asyncio.CancelledError:
+        stream.reset(wire.TARGET_RESET)
+        raise
+    return stream
 
 
 async def call(me: Identity, account: identity.Account, name: str, public: bytes, access: bytes | Held, patience_ms: int) -> Answer:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from zts import control, dial, identity, wire
 from zts.errors import CryptoError, StreamReset
 from zts_agent import board
-from zts_gateway import broker, client, listener
+from zts_gateway import broker, client
 from zts_gateway.addressbook import Book, Card, Identity, timestamp
 from zts_gateway.ui import Exit, Failure, failure_of
 
@@ -174,7 +174,7 @@ class Doctor:
 
     async def _target(self, meeting: client.Meeting, service: str) -> str:
         try:
-            stream = await listener.open_stream(meeting, service)
+            stream = await client.open_stream(meeting, service)
         except StreamReset as reset:
             raise failure_of(reset.code, f"@{meeting.name}:{service}") from None
         stream.reset(wire.TARGET_RESET)

@@ -58,7 +58,8 @@ class Card:
 
     One of ours has a `pairing` secret; one of another owner has a `grant` instead, and b"" there.
     `services` are (kind, name) as it last named them, `last_seen` RFC 3339 or None.
-    `generation` is of the grants that hold, `policy_seq` the number of the last policy made for it, 0: none yet.
+    `generation` is of the grants that hold, `policy_seq` the number of the last policy made for it, 0: none yet. `policy_due`: it
+    has not taken one that it should have.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Card:
     pending: Pending | None = None
     generation: int = 0
     policy_seq: int = 0
+    policy_due: bool = False
     grant: Held | None = None
 
     @property
@@ -145,6 +147,7 @@ def encode_card(card: Card) -> dict[str, Any]:
         "last_seen": card.last_seen,
         "generation": card.generation,
         "policy_seq": card.policy_seq,
+        "policy_due": card.policy_due,
     }
     if card.grant:
         held = card.grant
@@ -172,6 +175,7 @@ def decode_card(name: str, data: dict[str, Any]) -> Card:
         None if pending is None else Pending(_bytes(pending["secret"], wire.SECRET_BYTES), int(pending["until"])),
         _number(data.get("generation", 0), _GENERATIONS),
         _number(data.get("policy_seq", 0), _POLICIES),
+        data.get("policy_due", False) is True,
         None if held is None else _held(held),
     )
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 
 from zts import identity, wire
-from zts.errors import LocalError, StreamReset
+from zts.errors import StreamReset
 from zts.link import LinkStream
 from zts_agent import board
-from zts_gateway import client
+from zts_gateway import client, pushing
 from zts_gateway.addressbook import Book, Card, Identity, timestamp
-from zts_gateway.client import PATIENCE_MS, Meeting
+from zts_gateway.client import PATIENCE_MS, Meeting, open_stream
 from zts_gateway.ui import Exit, Failure
 
 LINES = (wire.SERVICE_SERIAL, wire.SERVICE_REPL)  # kinds of services that carry line messages
@@ -78,10 +78,15 @@ def _quiet(_: str) -> None:
 async def meet_and_note(
     book: Book, me: Identity, account: identity.Account, card: Card, patience_ms: int, step: Callable[[str], None]
 ) -> Meeting:
-    """A session; the card then says that the device is the right one, what it offers and when it was seen. Raises Failure."""
+    """A session; the card then says that the device is the right one, what it offers and when it was seen. Raises Failure.
+
+    A policy that waits for the device is brought to it first.
+    """
     meeting = await client.meet(me, account, card.name, card.public, card.grant or card.pairing, patience_ms, step)
     try:
-        book.change_card(card.name, verified=True, services=tuple(meeting.services), last_seen=timestamp())
+        card = book.change_card(card.name, verified=True, services=tuple(meeting.services), last_seen=timestamp())
+        if card.policy_due:
+            await pushing.deliver(book, meeting)
     except BaseException:
         await meeting.close()
         raise
@@ -106,24 +111,6 @@ def choose(meeting: Meeting, service: str | None) -> str:
 def kind_of(meeting: Meeting, service: str) -> int:
     """One of wire.SERVICE_*; 0 for a service that is not there any more."""
     return next((kind for kind, name in meeting.services if name == service), 0)
-
-
-async def open_stream(meeting: Meeting, service: str) -> LinkStream:
-    """A stream whose target is there. Raises StreamReset."""
-    try:
-        stream = meeting.link.open(service)
-    except LocalError:
-        raise StreamReset(wire.BUSY if meeting.is_up else wire.TRUNCATED) from None
-    try:
-        async with asyncio.timeout(PATIENCE_MS / 1000):
-            await stream.opened()
-    except TimeoutError:
-        stream.reset(wire.IDLE)
-        raise StreamReset(wire.IDLE) from None
-    except asyncio.CancelledError:
-        stream.reset(wire.TARGET_RESET)
-        raise
-    return stream
 
 
 async def open_again(sessions: Sessions, service: str) -> LinkStream:

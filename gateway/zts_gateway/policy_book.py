@@ -25,7 +25,7 @@ def read(book: Book) -> str | None:
     except OSError as error:
         raise Failure(Exit.USAGE, f"cannot read {path} ({error.strerror}); make it yours, or set ZTS_HOME to another folder") from None
     if len(data) > FILE_MAX:
-        raise Failure(Exit.USAGE, f"{path} is larger than 1 MiB; a device has room for 8 KiB of rules")
+        raise Failure(Exit.USAGE, f"{path} is larger than 1 MiB; a device has room for 6 KiB of rules")
     try:
         return data.decode()
     except UnicodeDecodeError:

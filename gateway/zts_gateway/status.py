@@ -1,20 +1,18 @@
 """`zts status`: what a device's agent says of itself through its service `zts-status`, and how long a round trip takes."""
 
-import asyncio
-import json
 import statistics
 import time
 from typing import Any, Final
 
 from zts import wire
 from zts.errors import StreamReset
-from zts_gateway.client import PATIENCE_MS, Meeting
-from zts_gateway.listener import open_stream
-from zts_gateway.ui import Exit, Failure, failure_of
+from zts_gateway import own_service
+from zts_gateway.client import Meeting, open_stream
+from zts_gateway.ui import failure_of
 
 SERVICE: Final = "zts-status"
 TRIES: Final = 5
-_ANSWER_BYTES: Final = 4096  # an honest answer has about 500
+_DENIED: Final = "tells you no status: you do not own it, or its agent is older than this; update it"
 _NUMBER: Final = (int, float)
 _FIELDS: Final[dict[str, Any]] = {
     "version": str,
@@ -54,41 +52,23 @@ async def ask(meeting: Meeting) -> dict[str, Any]:
             # The agent measures nothing before the end of our side, so it is free for the next one.
             stream.reset(wire.TARGET_RESET)
     except StreamReset as reset:
-        raise _failure(reset, meeting) from None
+        raise own_service.reset_failure(reset, meeting, _DENIED) from None
     trip = {"median": statistics.median(trips), "min": min(trips), "max": max(trips)}
     return {"round_trip_ms": {kind: round(ms, 2) for kind, ms in trip.items()}, **await tell(meeting)}
 
 
 async def tell(meeting: Meeting) -> dict[str, Any]:
     """Its answer's fields. Raises Failure."""
-    try:
-        stream = await open_stream(meeting, SERVICE)
-        stream.finish()
-        said = bytearray()
-        async with asyncio.timeout(PATIENCE_MS / 1000):
-            while len(said) <= _ANSWER_BYTES and (data := await stream.read()):
-                said += data
-    except StreamReset as reset:
-        raise _failure(reset, meeting) from None
-    except TimeoutError:
-        raise failure_of(wire.TRUNCATED, f"@{meeting.name}") from None
-    return _read(bytes(said), meeting.name)
+    return _read(await own_service.ask(meeting, SERVICE, b"", _DENIED), meeting.name)
 
 
-def _failure(reset: StreamReset, meeting: Meeting) -> Failure:
-    if reset.code == wire.DENIED:
-        return Failure(Exit.DENIED, f"@{meeting.name} tells you no status: you do not own it, or its agent is older than this; update it")
-    return failure_of(reset.code, f"@{meeting.name}")
-
-
-def _read(said: bytes, name: str) -> dict[str, Any]:
+def _read(told: dict[str, Any], name: str) -> dict[str, Any]:
     """The known fields. What a device says goes to a terminal, so texts are printable, whoever holds the device now."""
     try:
-        told = json.loads(said)
         fields = {field: told[field] for field in _FIELDS}
         texts = [value for value in fields.values() if isinstance(value, str)] + list(fields["refused"])
         good = all(isinstance(fields[field], kind) for field, kind in _FIELDS.items())
-        if len(said) > _ANSWER_BYTES or not good or not all(text.isascii() and text.isprintable() for text in texts):
+        if not good or not all(text.isascii() and text.isprintable() for text in texts):
             raise ValueError("fields")
         slot = fields["slot"]
         if slot is not None:

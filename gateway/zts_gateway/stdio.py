@@ -12,9 +12,9 @@ from contextlib import suppress
 from zts import wire
 from zts.errors import StreamReset
 from zts_gateway import forward
-from zts_gateway.client import Meeting
+from zts_gateway.client import Meeting, open_stream
 from zts_gateway.line_forms import Plain
-from zts_gateway.listener import LINES, kind_of, open_stream
+from zts_gateway.listener import LINES, kind_of
 from zts_gateway.ui import Exit, Failure, failure_of
 
 

@@ -11,7 +11,7 @@ from zts import __version__, wire
 from zts.errors import LocalError, StreamReset
 from zts.link import LinkStream
 from zts_agent import board
-from zts_gateway import listener, status
+from zts_gateway import client, listener, status
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.client import PATIENCE_MS, Meeting
 from zts_gateway.ui import Bar, Exit, Failure, Progress, failure_of
@@ -120,7 +120,7 @@ def _build(name: str, mpy: int, arch: str) -> _Build:
 
 async def _open(meeting: Meeting) -> LinkStream:
     try:
-        return await listener.open_stream(meeting, SERVICE)
+        return await client.open_stream(meeting, SERVICE)
     except StreamReset as reset:
         if reset.code == wire.DENIED:
             raise Failure(Exit.DENIED, f"@{meeting.name} takes no update from you: only its owner may update it") from None

@@ -1,14 +1,11 @@
 """`zts wifi`: gives a board one more Wi-Fi network, through its service `zts-wifi`. PROTOCOL.md, "The agent's own services"."""
 
-import asyncio
 import json
 
-from zts import wire
-from zts.errors import StreamReset
+from zts_gateway import own_service
 from zts_gateway.addressbook import Book, Card
-from zts_gateway.client import PATIENCE_MS
-from zts_gateway.listener import meet_and_note, open_stream
-from zts_gateway.ui import Exit, Failure, Progress, failure_of
+from zts_gateway.listener import meet_and_note
+from zts_gateway.ui import Exit, Failure, Progress
 
 SERVICE = "zts-wifi"
 
@@ -26,30 +23,15 @@ async def add(book: Book, card: Card, network: dict[str, str]) -> str:
     with Progress() as progress:
         meeting = await meet_and_note(book, me, account, card, 0, progress.step)
     try:
-        stream = await open_stream(meeting, SERVICE)
-        await stream.send((json.dumps(network) + "\n").encode())
-        async with asyncio.timeout(PATIENCE_MS / 1000):
-            said = json.loads(await stream.readline())
-        stream.finish()
-        stored, names = said["stored"], said.get("networks", [])
-        if stored is not True or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise Failure(
-                Exit.REFUSED,
-                f"@{card.name} did not store the network ({said.get('error')!r:.40}); update it with `zts update @{card.name}`",
-            )
-    except StreamReset as reset:
-        if reset.code == wire.DENIED:
-            raise Failure(
-                Exit.DENIED,
-                f"@{card.name} takes no Wi-Fi network: it has none configured, or is not yours; `zts flash` gives it its first one",
-            ) from None
-        raise failure_of(reset.code, f"@{card.name}") from None
-    except TimeoutError:
-        raise failure_of(wire.TRUNCATED, f"@{card.name}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise failure_of(wire.PROTO, f"@{card.name}") from None
+        denied = "takes no Wi-Fi network: it has none configured, or is not yours; `zts flash` gives it its first one"
+        said = await own_service.ask(meeting, SERVICE, (json.dumps(network) + "\n").encode(), denied)
     finally:
         await meeting.close()
+    stored, names = said.get("stored"), said.get("networks", [])
+    if stored is not True or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise Failure(
+            Exit.REFUSED, f"@{card.name} did not store the network ({said.get('error')!r:.40}); update it with `zts update @{card.name}`"
+        )
     rest = ", ".join(names[1:])
     listed = "".join(c for c in rest if c.isprintable())
     after = f", and after it {listed}" if listed else ""
