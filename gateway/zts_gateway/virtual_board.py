@@ -72,8 +72,8 @@ class VirtualBoard:
         ]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--air", str(self._air)],
-                stdin=subprocess.DEVNULL,
+                [*command, "--air", str(self._air), "--until-eof"],
+                stdin=subprocess.PIPE,  # which ends with us, however we do
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -90,8 +90,9 @@ class VirtualBoard:
             self._process.wait()
             with hold_flash(self.folder):
                 pass
-            if self._process.stdout:
-                self._process.stdout.close()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe:
+                    pipe.close()
             self._process = None
 
     def close(self) -> None:
@@ -119,6 +120,7 @@ def main() -> int:
     parser.add_argument("--heap", default=HEAP, help=f"bytes, or with K or M (by default {HEAP})")
     parser.add_argument("--size", default=SIZE, help=f"bytes of flash, or with K or M (by default {SIZE})")
     parser.add_argument("--air", type=Path, help="a JSON file with the Wi-Fi networks in reach, name to password")
+    parser.add_argument("--until-eof", action="store_true", help="end when stdin does")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -130,7 +132,7 @@ def main() -> int:
         try:
             hardware.switch_on()
             print(link, flush=True)
-            hardware.run()
+            hardware.run(sys.stdin.fileno() if arguments.until_eof else None)
         except BlockingIOError:
             print(f"another virtual board runs on {arguments.folder}; end it first", file=sys.stderr)
             return 2

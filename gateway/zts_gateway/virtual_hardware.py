@@ -197,12 +197,12 @@ class Hardware:
 
     # --- the loop --------------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """For ever."""
-        while True:
-            self._turn()
+    def run(self, until: int | None) -> None:
+        """For ever, or until the descriptor comes to its end."""
+        while self._turn(until):
+            pass
 
-    def _turn(self) -> None:
+    def _turn(self, until: int | None) -> bool:
         machine = self._machine
         assert machine
         poller = select.poll()
@@ -215,7 +215,11 @@ class Hardware:
             if not jack.is_full:
                 poller.register(end, select.POLLIN)
         poller.register(machine.control, select.POLLIN)
+        if until is not None:
+            poller.register(until, select.POLLIN)
         ready = {fd for fd, _ in poller.poll(self._timeout_ms())}
+        if until in ready and not os.read(until, 1):
+            return False
         now = time.monotonic()
         if now - self._looked >= _LOOK_S:
             self._looked = now
@@ -224,9 +228,9 @@ class Hardware:
             jack.flush()
         if machine.dies_at is not None and now >= machine.dies_at:
             self._reset(_WATCHDOG)
-            return
+            return True
         if machine.control.fileno() in ready and not self._hear():
-            return
+            return True
         for number, jack in enumerate(self._jacks):
             if not number:
                 self._type(machine, jack)
@@ -234,6 +238,7 @@ class Hardware:
                 self._join(jack, machine.uarts[number - 1])
         if machine.console.fileno() in ready:
             self._print()
+        return True
 
     def _timeout_ms(self) -> float:
         machine = self._machine

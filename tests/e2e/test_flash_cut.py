@@ -10,6 +10,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from cable_tap import CableTap
 from flash_lab import ALL_BYTES, LAST_BYTES, fetch, is_verified, state_of
 from whole_network import WAIT_S, Network, network
@@ -20,8 +22,10 @@ LANES = 2  # most of a run is waiting
 SEED = int(os.environ.get("ZTS_SEED", "4"))
 
 
-def test_cut_short_at_random_moments_it_heals(tmp_path: Path) -> None:
+def test_cut_short_at_random_moments_it_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either side is killed after a random number of bytes on the cable, again and again, until a run comes through."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))  # a killed `zts` cannot tidy up
     with network(tmp_path / "net", "embedded") as net, ThreadPoolExecutor(LANES) as pool:
         lanes = [pool.submit(_lane, net, tmp_path, lane) for lane in range(LANES)]
         kills, rounds = (sum(column) for column in zip(*(lane.result() for lane in lanes), strict=True))

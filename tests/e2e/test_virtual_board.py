@@ -182,6 +182,20 @@ def test_the_port_goes_when_the_board_ends_in_order(board: VirtualBoard) -> None
     until(lambda: not os.path.lexists(board.port), "the link is gone")
 
 
+def test_it_ends_with_who_started_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, tempfile, time; from pathlib import Path; from zts_gateway.virtual_board import VirtualBoard\n"
+        "tempfile.tempdir = sys.argv[2]\n"
+        "board = VirtualBoard(Path(sys.argv[1])); board.start(); print(board.pid, flush=True); time.sleep(1000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "flash"), str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        pid = int(process.stdout.readline())
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        process.kill()
+    until(lambda: not any(Path("/proc", str(one)).exists() for one in [pid, *children]), "the board and its interpreter are gone")
+
+
 def test_its_heap_is_the_ports_own(board: VirtualBoard) -> None:
     ask = "import gc; gc.collect(); print(gc.mem_free())"
     bare = subprocess.run([MICROPYTHON, "-X", "heapsize=256K", "-c", ask], capture_output=True, text=True, timeout=WAIT_S)
