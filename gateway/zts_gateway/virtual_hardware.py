@@ -23,7 +23,7 @@ UARTS = 3
 MODULES: Final = Path(__file__).with_name("virtual_board_modules")
 _FLASH_LOCK_S = 3.0  # for a board whose power was cut just now
 _LOOK_S = 0.02  # how often we look whether a program has opened an end
-_ROM = 16 << 10  # of heap, for the modules that lie in a chip's ROM; measured
+_ROM = 20 << 10  # of heap, for the modules that lie in a chip's ROM; measured
 _READS_WITHIN_MS = 50  # the REPL; a program need not
 _SWALLOW_S = 0.1  # a second SIGINT before the first was seen ends the interpreter
 
