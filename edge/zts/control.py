@@ -36,6 +36,7 @@ _SIZES = {
     wire.TLV_PUBLIC: wire.KEY_BYTES,
     wire.TLV_CODE_ID: wire.HINT_BYTES,
     wire.TLV_CAVEATS: 0,
+    wire.TLV_GRANT: wire.GRANT_BYTES,
 }
 
 _MAC1_AT = wire.HEADER_BYTES

@@ -40,6 +40,7 @@ KIND_RETIRE = 3  # at a relay: revoke the device of this public key, which enrol
 
 PURPOSE_CONNECT = 1
 PURPOSE_RELAY = 2
+PURPOSE_GIVE = 3
 
 # --- TLV types of message payloads; bit 7 = critical (unknown: refuse) ---------------------------------------------------
 TLV_END = 0x00  # zero padding
@@ -61,6 +62,7 @@ TLV_SECRET = 0x8C
 TLV_PUBLIC = 0x8D
 TLV_CODE_ID = 0x8E
 TLV_CAVEATS = 0x8F
+TLV_GRANT = 0x90
 
 # --- grants and policy -----------------------------------------------------------------------------------------------------
 CAVEAT_HOLDER = 1  # fingerprint15
@@ -71,6 +73,7 @@ CAVEAT_BYTES = 5  # of a session, 8
 CAVEAT_IDLE = 6  # seconds of a stream, 2
 CAVEAT_READ_ONLY = 7  # nothing
 CAVEAT_MEMBER = 8  # nothing
+GRANT_BYTES = 104  # device's key32 id8 mac key32 tail32
 CAVEATS_MAX_BYTES = 200  # message 1 has room for 313 beside its other fields
 
 MAGIC_POLICY = b"ZP1"

@@ -54,8 +54,11 @@ def wrong_certificate() -> Failure:
 
 
 @asynccontextmanager
-async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiomqtt.Client]:
-    """A clean session with a client id of the broker's choice, so that any number of processes get along."""
+async def connect(me: Identity, account: identity.Account, will: str | None = None) -> AsyncIterator[aiomqtt.Client]:
+    """A clean session with a client id of the broker's choice, so that any number of processes get along.
+
+    `will`: a topic whose retained message the broker forgets when we are gone.
+    """
     tls, host, port = identity.parse_broker(account.broker, account.host)
     where = identity.join_address(host, port)
     logger = logging.getLogger("zts.mqtt")
@@ -67,6 +70,7 @@ async def connect(me: Identity, account: identity.Account) -> AsyncIterator[aiom
         password=account.password,
         identifier="",
         clean_session=True,
+        will=None if will is None else aiomqtt.Will(will, b"", retain=True),
         max_queued_incoming_messages=_QUEUED,
         timeout=BROKER_S,
         tls_context=pinned(account.pin) if tls else None,

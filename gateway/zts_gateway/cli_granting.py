@@ -9,11 +9,12 @@ from typing import Any
 from zts import identity
 from zts.errors import FormatError
 from zts.grant import Terms
-from zts_gateway import addressbook, amounts, granting, introduction
+from zts_gateway import addressbook, amounts, granting, handing, introduction
 from zts_gateway.addressbook import Book, Card, Issued
 from zts_gateway.asking import confirm, read_secret
 from zts_gateway.enrolling import parse_name
-from zts_gateway.ui import Exit, Failure, print_table, say
+from zts_gateway.running import run
+from zts_gateway.ui import Exit, Failure, Progress, print_table, say
 
 _Add = Callable[..., argparse.ArgumentParser]
 _GRANT = """\
@@ -29,6 +30,7 @@ def add_commands(add: _Add) -> None:
     add("card", _card, "print the line by which others know this computer", "It is no secret: send it to who shall let you in.")
     learn = add("add", _add, "add a party by its card, or a device by a grant", "Shows what the line says, and asks.")
     learn.add_argument("line", nargs="?", metavar="CARD", help="what `zts card` printed there; without it, the line is asked for")
+    learn.add_argument("--wait", action="store_true", help="wait for a grant that a party you know hands over with `zts grant --send`")
     learn.add_argument("--line-file", metavar="FILE", help="read the line from a file, or from stdin (-)")
     learn.add_argument("--as", dest="name", type=_name, metavar="@NAME", help="what to call it here")
     learn.add_argument("--yes", action="store_true", help="do not ask")
@@ -44,6 +46,7 @@ def add_commands(add: _Add) -> None:
     )
     give.add_argument("--streams", type=_argument(_streams), default=0, metavar="N", help="connections at once")
     give.add_argument("--idle", type=_argument(_idle), default=0, metavar="TIME", help="end a connection on which nothing passes so long")
+    give.add_argument("--send", action="store_true", help="hand it over end to end to who runs `zts add --wait`, and print no line")
     listing = add("grants", _grants, "list the grants that were made for a device")
     listing.add_argument("device", type=_name, metavar="@DEVICE")
     listing.add_argument("--json", action="store_true", help="for programs")
@@ -88,6 +91,11 @@ def _card(_: argparse.Namespace) -> None:
 
 def _add(arguments: argparse.Namespace) -> None:
     line = arguments.line
+    if arguments.wait:
+        if line is not None or arguments.line_file:
+            raise Failure(Exit.USAGE, "with --wait there is no line to give: what comes is asked about")
+        _add_delivered(arguments)
+        return
     if line is not None:
         if arguments.line_file:
             raise Failure(Exit.USAGE, "give the card, or --line-file, and not both")
@@ -109,6 +117,19 @@ def _add(arguments: argparse.Namespace) -> None:
         raise Failure(Exit.USAGE, f"{error}; `zts add` takes {whole}") from None
 
 
+def _add_delivered(arguments: argparse.Namespace) -> None:
+    book = _book()
+    me, account = book.member()
+    parties = book.parties()
+    if not parties:
+        raise Failure(Exit.USAGE, "nobody is known here who could hand a grant over; add the owner's card first: `zts add CARD`")
+    with Progress() as progress:
+        progress.step("waiting for a grant (Ctrl-C ends it) …")
+        party, line = run(handing.receive(me, account, parties))
+    say(f"@{party.name} ({party.fp}) hands a grant over")
+    _add_device(line, arguments, party.fp)
+
+
 def _add_party(card: introduction.PublicCard, arguments: argparse.Namespace) -> None:
     book, name = _book(), arguments.name or card.name
     party = granting.meet_party(book, card, name)
@@ -123,9 +144,9 @@ def _add_party(card: introduction.PublicCard, arguments: argparse.Namespace) -> 
     say(f"added @{name}; `zts grant @{name} @device:service` lets @{name} use a service of yours")
 
 
-def _add_device(line: introduction.GrantLine, arguments: argparse.Namespace) -> None:
+def _add_device(line: introduction.GrantLine, arguments: argparse.Namespace, owner: str = "") -> None:
     book, name, now = _book(), arguments.name or line.name, int(time.time())
-    card = granting.meet_device(book, line, name, now)
+    card = granting.meet_device(book, line, name, now, owner)
     assert card.grant
     has = book.find_card(name)
     say(f"@{name} is the device {card.fp}" + (f", which its owner calls @{line.name}" if line.name != name else ""))
@@ -133,7 +154,7 @@ def _add_device(line: introduction.GrantLine, arguments: argparse.Namespace) -> 
     if not confirm(f"Put this in the place of the grant for @{name} that you have?" if has else f"Add @{name}?", arguments.yes):
         say(f"@{name} was {'left as it was' if has else 'not added'}")
         return
-    granting.keep_device(book, line, name, now)
+    granting.keep_device(book, line, name, now, owner)
     say(f"added @{name}; `zts connect @{name}` reaches it")
 
 
@@ -159,13 +180,17 @@ def _grant(arguments: argparse.Namespace) -> None:
     )
     _, line = granting.issue(book, party, name, terms)
     card = book.device(name)
-    print(line, flush=True)
+    if arguments.send:
+        with Progress() as progress:
+            run(handing.send(*book.member(), party, introduction.parse_grant(line), progress.step))
+    else:
+        print(line, flush=True)
     say(f"@{party.name} may use on @{name}: {granting.say(terms, f'@{party.name}', now)}")
     offered = [service for _, service in card.services]
     for service in wanted or ():
         if service not in offered:
             say(f"note: @{name} has named no service {service} so far; it has {', '.join(offered) or 'named none'}")
-    say(f"give @{party.name} the line above, for `zts add`")
+    say(f"@{party.name} has it" if arguments.send else f"give @{party.name} the line above, for `zts add`")
 
 
 def _grants(arguments: argparse.Namespace) -> None:

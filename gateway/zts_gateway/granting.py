@@ -151,11 +151,11 @@ def keep_party(book: Book, card: PublicCard, name: str) -> None:
             book.save_party(party)
 
 
-def meet_device(book: Book, line: GrantLine, name: str, now: int) -> Card:
-    """The card of a grant's device, under `name`, to be kept by `keep_device`. Raises Failure."""
+def meet_device(book: Book, line: GrantLine, name: str, now: int, owner: str = "") -> Card:
+    """The card of a grant's device, under `name`, to be kept by `keep_device`. `owner`: as Held's. Raises Failure."""
     me, account = book.member()
     relay = identity.fingerprint_text(account.relay_key)
-    held = Held(line.id, line.mac_key, line.tail, line.caveats)
+    held = Held(line.id, line.mac_key, line.tail, line.caveats, owner)
     card = Card(name, line.public, b"", grant=held)
     if held.terms.holder != identity.fingerprint(me.public):
         holder = identity.base32(held.terms.holder)
@@ -179,9 +179,9 @@ def meet_device(book: Book, line: GrantLine, name: str, now: int) -> Card:
     return replace(known, grant=held) if known else card
 
 
-def keep_device(book: Book, line: GrantLine, name: str, now: int) -> Card:
+def keep_device(book: Book, line: GrantLine, name: str, now: int, owner: str = "") -> Card:
     with book.locked():
-        card = meet_device(book, line, name, now)
+        card = meet_device(book, line, name, now, owner)
         book.save_card(card)
     return card
 

@@ -12,7 +12,6 @@ from zts.errors import FormatError, RemoteError
 
 CARD = "zts1c:"
 GRANT = "zts1g:"
-_KEYS = 3 * wire.KEY_BYTES + wire.HINT_BYTES
 
 
 class PublicCard(NamedTuple):
@@ -47,8 +46,24 @@ def parse_card(line: str) -> PublicCard:
     return PublicCard(name, data, relay)
 
 
+def join_keys(line: GrantLine) -> bytes:
+    """device's key 32 | id 8 | mac key 32 | tail 32."""
+    return line.public + line.id + line.mac_key + line.tail
+
+
+def split_keys(name: str, relay: str, keys: bytes, caveats: bytes) -> GrantLine:
+    """What `join_keys` put together, which has the right length, and the rest. Raises FormatError for caveats that cannot be read."""
+    try:
+        grant.read(caveats)
+    except RemoteError as error:
+        raise FormatError(f"the grant cannot be read ({error}): was it changed, or made by a later version?") from None
+    key = wire.KEY_BYTES
+    at = key + wire.HINT_BYTES
+    return GrantLine(name, keys[:key], relay, keys[key:at], keys[at : at + key], keys[at + key :], caveats)
+
+
 def format_grant(line: GrantLine) -> str:
-    return f"{GRANT}{_encode(line.public + line.id + line.mac_key + line.tail + line.caveats)}@{line.relay}/{line.name}"
+    return f"{GRANT}{_encode(join_keys(line) + line.caveats)}@{line.relay}/{line.name}"
 
 
 def parse_grant(line: str) -> GrantLine:
@@ -57,16 +72,9 @@ def parse_grant(line: str) -> GrantLine:
     What the caveats say is well formed. Whether the tail goes with them only the device knows.
     """
     data, relay, name = _split(line, GRANT, "a grant")
-    key, id_ = wire.KEY_BYTES, wire.HINT_BYTES
-    if len(data) <= _KEYS:
+    if len(data) <= wire.GRANT_BYTES:
         raise FormatError("the grant has the wrong length: was it cut?")
-    caveats = data[_KEYS:]
-    try:
-        grant.read(caveats)
-    except RemoteError as error:
-        raise FormatError(f"the grant cannot be read ({error}): was it changed, or made by a later version?") from None
-    at = key + id_
-    return GrantLine(name, data[:key], relay, data[key:at], data[at : at + key], data[at + key : _KEYS], caveats)
+    return split_keys(name, relay, data[: wire.GRANT_BYTES], data[wire.GRANT_BYTES :])
 
 
 def _split(line: str, prefix: str, what: str) -> tuple[bytes, str, str]:

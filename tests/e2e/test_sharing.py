@@ -105,6 +105,21 @@ def test_taken_back_in_mid_transfer(shared: Shared) -> None:
         assert bob.process.wait(60) == 5
 
 
+def test_handed_over_end_to_end(shared: Shared) -> None:
+    net = shared.net
+    failed(net.zts("grant", "@bob", "@pi:http", "--send"), 4)  # Bob does not wait
+    with Running(shared.bob, net.folder / "bob-nobody", "add", "--wait", "--yes") as stranger:
+        assert stranger.process.wait(60) == 2 and "nobody is known" in stranger.err  # he does not know Alice yet
+    assert shared.as_bob("add", net.zts("card").stdout, "--yes").returncode == 0
+    with Running(shared.bob, net.folder / "bob-waits", "add", "--wait", "--yes", "--as", "@delivered") as bob:
+        bob.said("waiting for a grant")
+        until(lambda: net.zts("grant", "@bob", "@pi:http", "--send").returncode == 0, "it is handed over")
+        assert bob.process.wait(60) == 0 and "@alice (" in bob.err and "added @delivered" in bob.err, bob.err
+    assert "no service 'talk'" in failed(shared.as_bob("connect", "@delivered:talk", "--stdio"), 5)
+    assert shared.as_bob("remove", "@delivered", "--yes").returncode == 0
+    failed(net.zts("grant", "@bob", "@pi:http", "--send"), 4)  # and he waits no more
+
+
 def test_members_under_rules(shared: Shared) -> None:
     rules = shared.net.home / "policy.toml"
     rules.write_text('[[rules]]\ndevices = ["@pi"]\nwho = ["@bob"]\nservices = ["talk"]\n')

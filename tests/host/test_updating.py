@@ -196,6 +196,6 @@ def test_a_status_with_a_strange_slot_is_refused(slot: Any) -> None:
         "refused": {},
         "slot": {"boots": "b", "trial": True, "why": 3, "more": 1},
     }
-    assert status._read(json.dumps(honest).encode(), "x")["slot"] == {"boots": "b", "trial": True, "why": 3}
+    assert status._read(honest, "x")["slot"] == {"boots": "b", "trial": True, "why": 3}
     with pytest.raises(Failure):
-        status._read(json.dumps({**honest, "slot": slot}).encode(), "x")
+        status._read({**honest, "slot": slot}, "x")
