@@ -97,6 +97,9 @@ async def connect(me: Identity, account: identity.Account, will: str | None = No
     finally:
         with suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
+        sock = client._client.socket()  # which it keeps when the other side broke MQTT
+        if sock is not None:
+            sock.close()
 
 
 def _hear_end(client: aiomqtt.Client) -> None:
