@@ -61,7 +61,7 @@ class File:
 
     def __exit__(self, *_):
         self._file.close()
-        if not self._path.startswith("/agent/switch."):
+        if self._path[:9] in ("/agent/a/", "/agent/b/"):
             passed("files")
 
     def write(self, data):
