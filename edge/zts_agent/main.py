@@ -5,15 +5,19 @@ says. `/main.py` of a board, which no update changes, calls it so.
 import asyncio
 import json
 
+from zts import wire
 from zts.errors import FormatError
 
 from . import board
 from .agent import Agent
 from .keystore import Keystore
+from .services import one_at_a_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from zts.link import LinkStream
 
     from .services import Read, Serve
 
@@ -37,9 +41,15 @@ def _read_serial(entry: "dict[str, Any]") -> "tuple[int, Serve]":
 
 
 def _read_repl(entry: "dict[str, Any]") -> "tuple[int, Serve]":
-    from . import repl
+    if list(entry) != ["kind"]:
+        raise FormatError("needs a kind and nothing else")
+    return wire.SERVICE_REPL, one_at_a_time(_serve_repl)
 
-    return repl.read_entry(entry)
+
+async def _serve_repl(stream: "LinkStream") -> None:
+    from . import repl  # for its first client: it takes a tenth of the heap
+
+    await repl.REPL.serve(stream)
 
 
 # This machine's own services, each loaded only where one is configured.

@@ -18,11 +18,10 @@ import machine
 import micropython
 
 from zts import line, wire
-from zts.errors import FormatError, RemoteError, StreamReset
+from zts.errors import RemoteError, StreamReset
 
 from .pump import WAIT_MS, Pump
 from .raw_repl import Dialogue, Reset, Run
-from .services import one_at_a_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,12 +29,10 @@ if TYPE_CHECKING:
 
     from zts.link import LinkStream
 
-    from .services import Serve
-
 TICK_MS = 50  # how old output gets, and how late Ctrl-C comes
 INTERRUPT_MS = 250  # for an interrupt that was asked for to be raised: at once on a chip, but a program may catch it
 _PART = 256  # bytes that are taken at once: a heap may have no longer run of free ones
-_TYPED_MAX = 2048  # bytes typed ahead; more wait for the program's end in the stream's window
+_TYPED_MAX = 512  # bytes typed ahead, twice what a chip keeps; more wait for the program's end in the window of the stream
 _SPARE = 2 * wire.BOARD_MAX_RECORD  # bytes of heap in one piece that a program must leave, else no session can go on
 # Raw paste asks before every program. From this round trip on that takes longer than mpremote's pauses without it, 10 ms every 256 bytes.
 _FAR_MS = 50
@@ -43,13 +40,6 @@ _FAR_MS = 50
 _OURS = ("zts", "zts_agent")
 _BLANK = "zts_agent.blank"
 _OUR_FRAME = b'  File "zts_agent/'  # in a traceback
-
-
-def read_entry(entry: "dict[str, Any]") -> "tuple[int, Serve]":
-    """A configuration's entry {"kind": "repl"}. Raises FormatError."""
-    if list(entry) != ["kind"]:
-        raise FormatError("needs a kind and nothing else")
-    return wire.SERVICE_REPL, one_at_a_time(Repl().serve)
 
 
 class _File(io.IOBase):  # type: ignore[misc]
@@ -414,3 +404,6 @@ def _loop() -> "tuple[Any, ...]":
 def _set_loop(loop: "tuple[Any, ...]") -> None:
     core = asyncio.core
     core._task_queue, core._io_queue, core.cur_task, core._stop_task = loop
+
+
+REPL = Repl()
