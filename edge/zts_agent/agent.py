@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 DIAL_S = 10  # a TCP and a TLS handshake with the broker, which a chip takes seconds for
 FIRST_WAIT_MS = 1_000
 LONGEST_WAIT_MS = 60_000
+FAULTS = 5  # since the start, until a board starts anew
 AT_ONCE_MS = 250  # after a good connection was closed: a broker that restarts is not back so soon
 EVICTIONS_MS = 60_000  # two evictions within
 BOARD_PAUSE_MS = 300_000  # a board's, before it tries again what only a person can mend
@@ -167,6 +168,7 @@ class Agent:
 
     async def _stay_online(self, account: identity.Account) -> None:
         wait = FIRST_WAIT_MS
+        faults = 0
         while True:
             await self._has_network()
             try:
@@ -199,6 +201,9 @@ class Agent:
                 # No memory, or a mistake of ours: a device that nobody can reach must try again.
                 self._duplicate.failed()
                 board.log("fault", error=repr(error))
+                faults += 1
+                if faults == FAULTS and self._slots is not None:
+                    self._slots.restart()  # what has become of the heap no other try mends
             finally:
                 self._disconnect()
             await asyncio.sleep(jitter(wait) / 1000)
