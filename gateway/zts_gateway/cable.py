@@ -12,14 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from zts_gateway.ui import Exit, Failure
+import serial
+from mpremote.transport import TransportError, TransportExecError
+from mpremote.transport_serial import SerialTransport
 
-try:
-    import serial
-    from mpremote.transport import TransportError, TransportExecError
-    from mpremote.transport_serial import SerialTransport
-except ImportError:
-    raise Failure(Exit.USAGE, "this needs mpremote, which is not installed; run: pip install 'zts[flash]'") from None
+from zts_gateway.ui import Exit, Failure
 
 _PIECE: Final = 2048  # bytes of a file in one program: with its base64 text 7 KB of heap
 _READ_S: Final = 10

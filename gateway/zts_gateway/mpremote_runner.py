@@ -1,12 +1,11 @@
 """`zts run` and `zts cp`: the real mpremote, through a door that is there for it alone."""
 
 import asyncio
-import importlib.util
 import sys
 from pathlib import Path
 
 from zts import wire
-from zts_gateway import connecting, door, enrolling, listener
+from zts_gateway import connecting, door, enrolling, extras, listener
 from zts_gateway.addressbook import Book
 from zts_gateway.client import Meeting
 from zts_gateway.ui import Exit, Failure, Progress
@@ -42,9 +41,7 @@ def _split(path: str) -> tuple[str | None, str]:
 
 
 async def _mpremote(book: Book, name: str, service: str | None, arguments: list[str]) -> int:
-    for needed in ("mpremote", "serial"):
-        if importlib.util.find_spec(needed) is None:
-            raise Failure(Exit.USAGE, f"this needs {needed}, which is not installed: pip install 'zts[flash]'")
+    extras.need("flash", "mpremote", "serial")
     card = book.device(name)
     sessions = listener.Sessions(book, card.name)
     opened = door.Door(sessions, card.name, rfc2217=True)

