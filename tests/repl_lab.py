@@ -33,7 +33,7 @@ class BoardAgent:
         folder: Path,
         device: Device,
         services: dict[str, Any] | None = None,
-        heap: str = "320K",  # what the prompt, sharing and a program of some size take: about 160 KB on a chip
+        heap: str = "256K",
         setup: str = "",
         watchdog_ms: int = 30_000,
     ) -> None:

@@ -158,6 +158,11 @@ class Keystore:
         seq = self.state.get("policy_seq", 0)
         return seq if isinstance(seq, int) else 1 << 32
 
+    def generation(self) -> int:
+        """Of the last policy there was."""
+        generation = self.state.get("generation", 0)
+        return generation if isinstance(generation, int) else 1 << 16
+
     def policy(self) -> "Policy | None":
         """None when it is damaged, gone, or an older one than the last."""
         try:
@@ -175,6 +180,7 @@ class Keystore:
         """Raises OSError."""
         board.replace_file(self._policy_path, fresh.blob)
         self.state["policy_seq"] = fresh.seq
+        self.state["generation"] = fresh.generation
         self._save()
 
     def _time(self) -> "tuple[int, str, int]":

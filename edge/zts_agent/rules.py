@@ -68,7 +68,10 @@ class Rules:
     def _set_time(self, seconds: int) -> None:
         self._told = (seconds, board.clock())
         if not 0 <= seconds - self._store.time_floor() < TIME_STEP_S or self._store.time() is None:
-            self._store.save_time(seconds)
+            try:
+                self._store.save_time(seconds)
+            except OSError as error:
+                board.log("time not written", error=str(error))  # it holds until the next start
 
     # --- the service zts-policy --------------------------------------------------------------------------------------------
 
@@ -87,8 +90,8 @@ class Rules:
         present = self.policy
         told: dict[str, Any] = {
             "refused": refused,
-            "seq": 0,
-            "generation": 0,
+            "seq": self._store.policy_seq(),
+            "generation": self._store.generation(),
             "check": "",
             "readable": present is not None,
             "time": self.now(),
@@ -103,12 +106,20 @@ class Rules:
             fresh = policy.Policy(said[4:])
         except FormatError as error:
             return str(error)
-        if fresh.seq <= self._store.policy_seq():
+        seq, generation = self._store.policy_seq(), self._store.generation()
+        if self.policy is not None:
+            seq, generation = max(seq, self.policy.seq), max(generation, self.policy.generation)
+        if fresh.seq <= seq:
             return "a policy of this number, or a later one, was here before"
+        if fresh.generation < generation:
+            return "its generation of grants was taken back before"
         try:
             self._store.save_policy(fresh)
         except OSError:
-            return "it cannot be written"
+            kept = self._store.policy()
+            if kept is None or kept.seq != fresh.seq:
+                return "it cannot be written"
+            # The policy is there, and only its number is not written beside it: it holds, now and after a restart.
         self.policy = fresh
         self._take_roots()
         self._set_time(int.from_bytes(said[:4], "big"))

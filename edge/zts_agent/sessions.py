@@ -102,7 +102,9 @@ class Sessions:
             return code
         if theirs.max_record < _LEAST_RECORD or theirs.window == 0:
             return wire.PROTO
-        return wire.OK if len(self._running) < self._limit else wire.BUSY
+        # The last place is the owner's: else whoever holds a grant could keep its being taken back from coming.
+        places = self._limit if holder.terms is None else self._limit - 1
+        return wire.OK if len(self._running) < places else wire.BUSY
 
     def refuse(self, reason: str) -> None:
         self.refused[reason] = self.refused.get(reason, 0) + 1
@@ -219,17 +221,33 @@ class _Answered:
             if code != wire.OK:
                 if self._link is not None:
                     self._link.expel(code)
+                    for opened in list(self.streams):
+                        self._give_up(opened)  # what it has taken and not passed on stays here
                 else:
                     self.task.cancel()
                 return
             now = board.clock()
             for opened in list(self.streams):
-                code, _ = self._sessions.judge(self.holder, opened.stream.service)
+                code, limits = self._sessions.judge(self.holder, opened.stream.service)
+                if code == wire.OK:
+                    code = self._narrow(opened, limits)
                 if code == wire.OK and opened.is_idle(now):
                     code = wire.IDLE
                 if code != wire.OK:
                     opened.stream.reset(code)
                     self._give_up(opened)
+
+    def _narrow(self, opened: _Open, limits: "policy.Limits") -> int:
+        """What is open keeps to today's limits; a code other than OK ends the stream. Wider ones are for streams to come."""
+        if limits.read_only and not opened.stream.read_only:
+            return wire.DENIED
+        if limits.streams and self._sessions.streams(self.holder.party) > limits.streams:
+            return wire.BUSY
+        opened.idle_s = least(opened.idle_s, limits.idle)
+        if self._link is not None:
+            self._link.most = least(self._link.most, limits.bytes)
+            self._link.spend(0)
+        return wire.OK
 
     def _open(self, stream: link.LinkStream) -> None:
         code, limits = self._sessions.judge(self.holder, stream.service)

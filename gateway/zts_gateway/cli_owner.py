@@ -63,7 +63,7 @@ def _revoke(arguments: argparse.Namespace) -> None:
             raise Failure(
                 Exit.USAGE, f"@{name} has had all its generations of grants; enrol it anew: `zts retire @{name}`, then `zts enroll`"
             )
-        book.change_card(name, generation=generation)
+        book.change_card(name, generation=generation, policy_due=True)
         what = "every grant"
     else:
         what = _take_back(book, name, parse_name(arguments.party))
@@ -84,12 +84,17 @@ def _take_back(book: Book, name: str, party: str) -> str:
     now = timestamp()
     known = book.find_party(party)
     found: list[Issued] = []
+    was_due = own(book, name).policy_due
+    book.change_card(name, policy_due=True)  # before: whatever ends us now, the device hears of it
+    late = False  # taken back before, and the device has not heard of it
 
     def change(card: Card, grants: list[Issued]) -> list[Issued]:
+        nonlocal late
         after = []
         for one in grants:
             # By the key as well: the name may mean another party since.
             theirs = one.holder == party or (known is not None and one.fp == known.fp)
+            late = late or (theirs and one.taken_back is not None and was_due)
             if theirs and not one.taken_back and grant.generation(one.id) == card.generation:
                 one = replace(one, taken_back=now)
                 found.append(one)
@@ -97,7 +102,7 @@ def _take_back(book: Book, name: str, party: str) -> str:
         return after
 
     book.change_grants(name, change)
-    if not found:
+    if not found and not late:
         raise Failure(
             Exit.USAGE,
             f"this computer knows of no grant that @{party} has on @{name}, see `zts grants @{name}`; if another computer made one, "

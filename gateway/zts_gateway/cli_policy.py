@@ -63,14 +63,26 @@ def _view(book: Book, rules: list[Rule], card: Card) -> View:
 
 def _push(arguments: argparse.Namespace) -> None:
     book = _book()
-    cards = [pushing.mark_due(book, card.name) for card in _chosen(book, arguments.devices)]
+    cards, lasting = [], []
+    for card in _chosen(book, arguments.devices):
+        try:
+            cards.append(pushing.mark_due(book, card.name))
+        except Failure as failure:
+            lasting.append(failure)
     with Progress() as progress:
-        late = run(push_round.push_all(book, cards, arguments.wait, progress.step, lambda card: say(f"@{card.name} has taken the rules")))
-    if late:
-        raise Failure(
-            Exit.OFFLINE,
-            f"{push_round.names(late)} did not take the rules yet, and will with the next command there; `zts policy push --wait` waits",
+        late, refused = run(
+            push_round.push_all(book, cards, arguments.wait, progress.step, lambda card: say(f"@{card.name} has taken the rules"))
         )
+    lasting += refused
+    for further in lasting[1:]:
+        say(str(further))
+    if late:
+        offline = f"{push_round.names(late)} did not take the rules yet, but will with the next command; `zts policy push --wait` waits"
+        if not lasting:
+            raise Failure(Exit.OFFLINE, offline)
+        say(offline)
+    if lasting:
+        raise lasting[0]
 
 
 # --- show, check, test -----------------------------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ def compile_as(rules: Sequence[Rule], book: Book, device: Card, grants: Sequence
     # A grant of an earlier generation is taken back by the generation.
     revoked = [one.id for one in grants if one.taken_back and grant.generation(one.id) == device.generation]
     try:
-        return policy_file.compile_rules(rules, device.name, parties, device.generation, device.policy_seq + 1, revoked)
+        seq = min(device.policy_seq + 1, 0xFFFFFFFF)  # who only looks needs no number of its own
+        return policy_file.compile_rules(rules, device.name, parties, device.generation, seq, revoked)
     except FormatError as error:
         raise Failure(Exit.USAGE, str(error)) from None

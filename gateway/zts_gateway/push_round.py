@@ -19,9 +19,11 @@ async def push_one(book: Book, card: Card) -> None:
     await meeting.close()
 
 
-async def push_all(book: Book, cards: Sequence[Card], wait: bool, step: Callable[[str], None], taken: Callable[[Card], None]) -> list[Card]:
-    """Those that are not there; with `wait` until there are none. Raises Failure for what waiting does not mend."""
-    waiting = list(cards)
+async def push_all(
+    book: Book, cards: Sequence[Card], wait: bool, step: Callable[[str], None], taken: Callable[[Card], None]
+) -> tuple[list[Card], list[Failure]]:
+    """Those that are not there, with `wait` none; and what waiting does not mend, of one device each."""
+    waiting, lasting = list(cards), []
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def one(card: Card) -> Failure | None:
@@ -33,16 +35,16 @@ async def push_all(book: Book, cards: Sequence[Card], wait: bool, step: Callable
         taken(card)
         return None
 
-    while True:
+    while waiting:
         step(f"bringing the rules to {names(waiting)} …")
         failures = await asyncio.gather(*[one(card) for card in waiting])
-        lasting = [failure for failure in failures if failure and failure.code not in _LATER]
-        if lasting:
-            raise lasting[0]
-        waiting = [card for card, failure in zip(waiting, failures, strict=True) if failure]
-        if not waiting or not wait:
-            return waiting
-        await asyncio.sleep(_AGAIN_S)
+        lasting += [failure for failure in failures if failure and failure.code not in _LATER]
+        waiting = [card for card, failure in zip(waiting, failures, strict=True) if failure and failure.code in _LATER]
+        if not wait:
+            break
+        if waiting:
+            await asyncio.sleep(_AGAIN_S)
+    return waiting, lasting
 
 
 def names(cards: Sequence[Card]) -> str:

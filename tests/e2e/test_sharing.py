@@ -117,7 +117,6 @@ def test_handed_over_end_to_end(shared: Shared) -> None:
         assert bob.process.wait(60) == 0 and "@alice (" in bob.err and "added @delivered" in bob.err, bob.err
     assert "no service 'talk'" in failed(shared.as_bob("connect", "@delivered:talk", "--stdio"), 5)
     assert shared.as_bob("remove", "@delivered", "--yes").returncode == 0
-    failed(net.zts("grant", "@bob", "@pi:http", "--send"), 4)  # and he waits no more
 
 
 def test_members_under_rules(shared: Shared) -> None:

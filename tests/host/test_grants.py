@@ -314,3 +314,43 @@ def test_policy_survives_a_restart_and_its_loss_lets_nobody_in(relay: RelayProce
                 await get(meeting.link)
 
     asyncio.run(go())
+
+
+def test_what_is_open_keeps_to_limits_that_come_later(relay: RelayProcess, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with talker() as address, lab(relay, tmp_path, {"talk": {"kind": "tcp", "target": address}}) as it:
+            member = it.grant(MEMBER)
+            for limit, code in (
+                ({"read_only": True}, wire.DENIED),
+                ({"streams": 1}, wire.BUSY),
+                ({"kib": 1}, wire.QUOTA),
+            ):
+                await it.push([rule([it.bob_fp], ["talk"])])
+                async with it.session(member) as meeting:
+                    streams = [meeting.link.open("talk") for _ in range(2)]
+                    for stream in streams:
+                        await stream.opened()
+                    await it.push([rule([it.bob_fp], ["talk"], **limit)])
+                    ended = await asyncio.gather(*[_ends(stream) for stream in streams])
+                    assert code in ended and (limit == {"streams": 1}) == (wire.OK in ended), (limit, ended)
+
+    async def _ends(stream: link.LinkStream) -> int:
+        try:
+            async with asyncio.timeout(3):
+                return (await reads_until(stream))[0]
+        except TimeoutError:
+            return wire.OK
+
+    asyncio.run(go())
+
+
+def test_holders_leave_the_owner_a_place(relay: RelayProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def go() -> None:
+        async with lab(relay, tmp_path, HTTP) as it, contextlib.AsyncExitStack() as stack:
+            monkeypatch.setattr(it.agent.agent.sessions, "_limit", 3)
+            for _ in range(2):
+                await stack.enter_async_context(it.session(it.grant()))
+            assert (await it.refused(it.grant())).code == Exit.REFUSED
+            await it.push([], generation=1)
+
+    asyncio.run(go())

@@ -265,3 +265,43 @@ def test_what_is_no_question_to_the_log():
 
         for said in (b"", b"\n", b"[]\n", b'{"after": 0}\n', b'{"after": "x", "follow": true}\n', b"[" * 90 + b"\n", b" " * 200 + b"{}\n"):
             raises(Exception, asyncio.run, go(said))
+
+
+def test_a_generation_that_was_taken_back_does_not_come_again():
+    with Folder() as folder:
+        rules = device(folder)
+        assert push(rules, encode([], seq=9, generation=1)) == ""
+        assert push(rules, encode([], seq=10)) and code(rules, terms(["http"])) == wire.REVOKED
+        os.remove(folder.path + "/policy")  # nor after the policy was lost
+        rules = device(folder)
+        said = told(rules)
+        assert (said["readable"], said["seq"], said["generation"]) == (False, 9, 1)
+        assert push(rules, encode([], seq=11)) and push(rules, encode([], seq=11, generation=1)) == ""
+
+
+def test_a_flash_that_cannot_be_written():
+    with Folder() as folder:
+        rules = device(folder)
+        assert push(rules, encode([rule([BOB], ["http"])], seq=4)) == ""
+        real = board.replace_file
+
+        def full(path, data):
+            raise OSError(28)
+
+        def full_for_the_state(path, data):
+            if path.endswith("state.json"):
+                raise OSError(28)
+            real(path, data)
+
+        try:
+            board.replace_file = full
+            rules.learn_time(NOW + 2 * TIME_STEP_S)
+            assert rules.now() >= NOW + 2 * TIME_STEP_S
+            assert push(rules, encode([], seq=5)) == "it cannot be written" and code(rules, terms()) == wire.OK
+            board.replace_file = full_for_the_state
+            assert push(rules, encode([], seq=5)) == "" and code(rules, terms()) == wire.DENIED
+        finally:
+            board.replace_file = real
+        rules = device(folder)
+        assert rules.policy.seq == 5 and code(rules, terms()) == wire.DENIED
+        assert push(rules, encode([rule([BOB], ["http"])], seq=5))
