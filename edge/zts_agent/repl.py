@@ -81,6 +81,7 @@ class Repl:
         self._asked = 0  # MicroPython was asked to raise it: 1, and has taken it: 2
         self._asked_at: Any = 0
         self._moved_at: Any = 0
+        self._timer: Any = None  # made once: an ESP32 loses its clock at the 255th start of one (MicroPython's issue 19162)
         self._text = _File(self._write, None)
         self._terminal = _File(self._write_through, self._read_interrupt)
 
@@ -96,15 +97,12 @@ class Repl:
         if self._kept is None:
             self._kept = set(sys.modules), list(sys.path), os.getcwd()
             self._start_anew()
-        can_interrupt = hasattr(machine, "Timer") and hasattr(os, "dupterm_notify")
-        self._timer = machine.Timer(-1, period=TICK_MS, callback=self._tick) if can_interrupt else None
+        if self._timer is None and hasattr(machine, "Timer") and hasattr(os, "dupterm_notify"):
+            self._timer = _make_timer(self._tick)
         try:
             await self._serve(stream)
         except StreamReset:
             pass
-        finally:
-            if self._timer is not None:
-                self._timer.deinit()
 
     async def _serve(self, stream: "LinkStream") -> None:
         while True:
@@ -390,6 +388,13 @@ class Repl:
         if self._interrupt:
             self._interrupt = False
             raise KeyboardInterrupt
+
+
+def _make_timer(tick: "Any") -> "Any":
+    try:
+        return machine.Timer(-1, period=TICK_MS, callback=tick)
+    except ValueError:  # an ESP32 has no virtual timers in MicroPython 1.25 to 1.28; main.py may have timer 0
+        return machine.Timer(1, period=TICK_MS, callback=tick)
 
 
 # MicroPython has one event loop, in asyncio.core. A second asyncio.run would run the tasks of the first, and then leave it without its

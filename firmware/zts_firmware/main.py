@@ -22,7 +22,17 @@ import slots  # noqa: E402
 
 def has_network() -> bool:
     """Whether there is a network address. Not asked of the agent: an update may break whatever lies in a slot."""
-    return not hasattr(network, "WLAN") or network.WLAN(0).isconnected()
+    if not hasattr(network, "WLAN"):
+        return True
+    wlan = network.WLAN(0)
+    return wlan.isconnected() or not wlan.active()  # not in use: something else brings the network
+
+
+def make_timer() -> "machine.Timer":
+    try:
+        return machine.Timer(-1)
+    except ValueError:  # an ESP32 has no virtual timers in MicroPython 1.25 to 1.28 (its issue 17203); the prompt takes timer 1
+        return machine.Timer(0)
 
 
 def stop_watchdog() -> None:
@@ -42,10 +52,11 @@ def run() -> None:
         print("ZTS: there is no whole agent on this board; run `zts flash` again")
         return
     sys.path[0] = FOLDER + "/" + slot
-    timer = machine.Timer(-1)
-    if agent.on_trial:
-        timer.init(period=1000, callback=lambda timer: agent.judge(has_network()))
+    timer = None
     try:
+        if agent.on_trial:
+            timer = make_timer()
+            timer.init(period=1000, callback=lambda timer: agent.judge(has_network()))
         from zts_agent import main
 
         main.main(FOLDER, agent)
@@ -57,7 +68,8 @@ def run() -> None:
             agent.feed()
             time.sleep(AGAIN_S)
     finally:
-        timer.deinit()
+        if timer is not None:
+            timer.deinit()
     machine.reset()
 
 

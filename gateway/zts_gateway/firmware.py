@@ -1,5 +1,6 @@
 """`zts flash --firmware FILE`: puts MicroPython on a chip, with esptool over the cable or as a file on the volume of a UF2 boot loader."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -75,7 +76,7 @@ def _esptool(*arguments: str, quiet: bool = False) -> str:
             check=False,
         )
     except OSError as error:
-        raise Failure(Exit.INTERNAL, f"cannot start esptool ({error.strerror}); run: pip install 'zts[flash]'") from None
+        raise Failure(Exit.INTERNAL, f"cannot start esptool ({error.strerror}); install zts anew") from None
     if done.returncode:
         last = [line for line in (done.stdout or "").splitlines() if line.strip()][-1:]
         raise Failure(
@@ -104,7 +105,10 @@ def _copy_uf2(port: str, file: Path, board: str | None) -> None:
             raise Failure(Exit.USAGE, f"there are {len(volumes)} boards in their boot loader; unplug all but one, then run it again")
         progress.step(f"copying {file.name} to {volumes[0]} …")
         try:
-            shutil.copyfile(file, volumes[0] / file.name)
+            with file.open("rb") as source, (volumes[0] / file.name).open("wb") as target:
+                shutil.copyfileobj(source, target)
+                target.flush()
+                os.fsync(target.fileno())  # a volume is written back when the system likes, which may be later than we wait
         except OSError as error:
             # The board restarts as soon as it has the last block, which may be before the copy is closed.
             if volumes[0].exists() and volumes[0] in _mounted():

@@ -105,6 +105,8 @@ def probe(cable: Cable) -> dict[str, Any]:
         raise Failure(
             Exit.USAGE, f"the board runs MicroPython {version}, and this needs 1.23 or later; put a newer one on it with --firmware FILE"
         )
+    if not said["network"]:
+        raise Failure(Exit.USAGE, "this board's MicroPython has no network, so it reaches no relay; take a board or a firmware with Wi-Fi")
     return said
 
 
@@ -123,6 +125,11 @@ def _judge(book: Book, me: Identity, name: str, board: dict[str, Any]) -> bool |
 
     Raises Failure when that would take a board, or a card, from somebody.
     """
+    if board["foreign_agent"]:
+        raise Failure(
+            Exit.USAGE,
+            f"the board has a folder {FOLDER} of yours, where ZTS lies too; rename yours with `mpremote`, then run it again",
+        )
     if board["main"] == "foreign" and board["saved"]:
         raise Failure(
             Exit.USAGE,

@@ -100,6 +100,7 @@ class Rfc2217:
                     self._resumed.set()
             else:
                 self._ended = True
+                self._resumed.set()  # nobody is left who could
                 said = self._macro.settle()
         await self._answer()
         return said

@@ -22,19 +22,28 @@ def main():
 def version(slot):
     m = load("/agent/" + slot + "/manifest.json")
     return m.get("version", "") if isinstance(m, dict) else ""
+def key(text):
+    try: return isinstance(text, str) and len(binascii.unhexlify(text)) in (0, 32)
+    except ValueError: return False
+def ssids(c):
+    wifi = c.get("wifi", []) if isinstance(c, dict) else []
+    return [n["ssid"] for n in wifi if isinstance(n, dict) and isinstance(n.get("ssid"), str)] if isinstance(wifi, list) else []
 s = load("/agent/state/state.json")
 state = None
-if isinstance(s, dict):
+if isinstance(s, dict) and isinstance(s.get("name", ""), str) and all([key(s.get(k, "")) for k in ("public", "owner", "pairing")]):
     state = {k: s.get(k, "") for k in ("name", "public", "owner")}
     state["pairing"] = binascii.hexlify(hashlib.sha256(s.get("pairing", "").encode()).digest()).decode()
     state["enrolled"] = "relay" in s
 c = load("/agent/config.json")
 config = isinstance(c, dict)
+try: agent = os.listdir("/agent")
+except OSError: agent = []
+has_network = True
 try:
     import network
     wlan = hasattr(network, "WLAN")
 except ImportError:
-    wlan = False
+    wlan = has_network = False
 i = sys.implementation
 v = os.statvfs("/")
 gc.collect()
@@ -42,9 +51,10 @@ print(json.dumps({
     "name": i[0], "version": list(i[1][:3]), "machine": getattr(i, "_machine", ""), "mpy": getattr(i, "_mpy", 0),
     "platform": sys.platform, "heap_free": gc.mem_free(), "block": v[0], "blocks_free": v[3], "wlan": wlan,
     "main": main(), "saved": "main.before-zts.py" in os.listdir("/"),
-    "state": state, "damaged": s == "damaged",
+    "state": state, "damaged": s is not None and state is None, "network": has_network,
+    "foreign_agent": bool(agent) and "slots.mpy" not in agent and agent != ["slots.mpy.new"],
     "configured": config and isinstance(c.get("services"), dict),
-    "ssids": [n["ssid"] for n in c.get("wifi", [])] if config else [],
+    "ssids": ssids(c),
     "switch": [raw("/agent/switch.0"), raw("/agent/switch.1")],
     "versions": [version("a"), version("b")],
 }))
@@ -79,12 +89,12 @@ AUDIT: Final = """
 def audit():
     try:
         with open(A[0] + "/manifest.json") as f: files = json.load(f)["files"]
-    except (OSError, ValueError, KeyError): return None
-    said = []
-    for path, size, digest in files:
-        d = sha(A[0] + "/" + path)
-        said.append([path, "good" if d == digest else "changed" if d else "missing"])
-    return said
+        said = []
+        for path, size, digest in files:
+            d = sha(A[0] + "/" + path)
+            said.append([path, "good" if d == digest else "changed" if d else "missing"])
+        return said
+    except (OSError, ValueError, KeyError, TypeError): return None
 print(json.dumps(audit()))
 """
 
@@ -98,6 +108,7 @@ except (OSError, ValueError): old = {}
 new = dict(A[0])
 if A[2] and isinstance(old.get("services"), dict): new["services"] = old["services"]
 wifi = old.get("wifi", [])
+wifi = [n for n in wifi if isinstance(n, dict) and "ssid" in n] if isinstance(wifi, list) else []
 if A[1]: wifi = ([A[1]] + [n for n in wifi if n["ssid"] != A[1]["ssid"]])[:4]
 if wifi: new["wifi"] = wifi
 if new != old:

@@ -101,6 +101,37 @@ def test_check(net: Network, board: VirtualBoard) -> None:
     is_verified(net, board, "checked")
 
 
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("config.json", '{"wifi": [{"name": "x"}, 5], "services": {}}'),
+        ("config.json", '{"wifi": {"ssid": "x"}}'),
+        ("state/state.json", '{"public": "zz", "name": 5}'),
+        ("state/state.json", '{"public": "' + "é" * 64 + '", "name": "x"}'),
+        ("state/state.json", "[1]"),
+        ("a/manifest.json", "[1]"),
+        ("a/manifest.json", '{"files": [[1, 2]], "version": 7}'),
+    ],
+)
+def test_files_that_somebody_spoiled(net: Network, board: VirtualBoard, path: str, text: str) -> None:
+    spoiled = board.folder / "agent" / path
+    spoiled.parent.mkdir(parents=True)
+    (board.folder / "agent" / "slots.mpy").write_bytes(b"")
+    spoiled.write_text(text)
+    done = net.zts("flash", board.port, "--check")
+    assert done.returncode == 0 and "MicroPython" in done.stdout, done.stderr
+    assert ("the state is damaged" in done.stdout) == path.startswith("state")
+
+
+def test_a_folder_of_the_persons_is_not_taken_for_ours(net: Network, board: VirtualBoard) -> None:
+    mine = board.folder / "agent" / "a" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (board.folder / "agent" / "config.json").write_text('{"mine": 1}')
+    assert "folder /agent of yours" in failed(net.zts("flash", board.port, "--name", "@named"), 2)
+    assert mine.read_text() == "mine" and (board.folder / "agent" / "config.json").read_text() == '{"mine": 1}'
+
+
 def test_its_own_services(net: Network, board: VirtualBoard, tmp_path: Path) -> None:
     profile = tmp_path / "mine.toml"
     profile.write_text('[services.page]\nkind = "http"\ntarget = "zts_agent.page:page"\n')

@@ -116,6 +116,30 @@ def test_a_soft_reset_is_one_for_the_programs_alone(relay: RelayProcess, tmp_pat
     asyncio.run(go())
 
 
+_NO_VIRTUAL_TIMERS = """\
+        import machine as chip
+        class Timer(chip.Timer):
+            def __init__(self, id=-1, **options):
+                if id == -1: raise ValueError("invalid Timer number")
+                super().__init__(id, **options)
+        chip.Timer = Timer
+"""
+
+
+def test_an_esp32_without_virtual_timers(relay: RelayProcess, tmp_path: Path) -> None:
+    async def go() -> None:
+        async with _board(relay, tmp_path / "board", setup=_NO_VIRTUAL_TIMERS) as (owner, device, _), owner.session(device) as session:
+            for _ in range(2):
+                async with at_prompt(session) as person:
+                    await person.type(b"print('go')\nwhile True: pass\x04")
+                    await person.until(b"go\r\n")
+                    await asyncio.sleep(0.3)
+                    await person.type(b"\x03")
+                    assert (await person.until(b"\x04>")).endswith(b"KeyboardInterrupt: \r\n\x04>")
+
+    asyncio.run(go())
+
+
 def test_a_program_that_takes_all_memory_gives_it_back(relay: RelayProcess, tmp_path: Path) -> None:
     async def go() -> None:
         async with _board(relay, tmp_path / "board", services=_BOTH) as (owner, device, agent):

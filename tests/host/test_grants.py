@@ -200,20 +200,23 @@ def test_until_when(relay: RelayProcess, tmp_path: Path, monkeypatch: pytest.Mon
 def test_taken_back_in_mid_transfer(relay: RelayProcess, tmp_path: Path) -> None:
     async def go() -> None:
         async with talker() as address, lab(relay, tmp_path, {"talk": {"kind": "tcp", "target": address}}) as it:
-            held, other = it.grant(services(b"talk")), it.grant(services(b"talk"))
             changes: list[tuple[list[Any], dict[str, Any], int]] = [
-                ([], {"revoked": [held.id]}, wire.REVOKED),
+                ([], {"revoked": []}, wire.REVOKED),
                 ([], {"generation": 1}, wire.REVOKED),
                 ([rule([HOLDERS], ["http"])], {}, wire.DENIED),
             ]
+            generation = 0
             for rules, revoke, code in changes:
-                it.seq += 1
-                await it.push([])
+                await it.push([], generation=generation)
+                held = it.grant(services(b"talk"), generation=generation)
+                other = it.grant(services(b"talk"), generation=generation)
+                if "revoked" in revoke:
+                    revoke = {"revoked": [held.id]}
                 async with it.session(held) as meeting, it.session(other) as beside, it.alice.session(it.device) as owners:
                     streams = [session.open("talk") for session in (meeting.link, beside.link, owners)]
                     for stream in streams:
                         await stream.opened()
-                    await it.push(rules, **revoke)
+                    await it.push(rules, **{"generation": generation, **revoke})
                     got, took = await reads_until(streams[0])
                     assert (got, took < 2) == (code, True), (revoke, got, took)
                     if code == wire.REVOKED:
@@ -223,6 +226,7 @@ def test_taken_back_in_mid_transfer(relay: RelayProcess, tmp_path: Path) -> None
                         assert await streams[1].read() and beside.is_up
                     print(f"taken back {sorted(revoke) or 'by a rule'}: the stream was dead after {took * 1000:.0f} ms")
                 assert code == wire.DENIED or "revoked" in str(await it.refused(held))
+                generation = revoke.get("generation", generation)
 
     asyncio.run(go())
 

@@ -188,6 +188,13 @@ def test_a_suspended_client_holds_the_line_back() -> None:
         assert await reading == line.data(b"c")
         await draining
         assert sink.said.endswith(b"b")
+        # One that suspends and goes away holds nobody up.
+        source.feed_data(sub(8))
+        source.feed_eof()
+        form.write(line.data(b"d"))
+        while await form.read(1000):
+            pass
+        await asyncio.wait_for(form.drain(), 5)
 
     asyncio.run(check())
 
