@@ -14,7 +14,6 @@ from typing import Any
 
 from agent_lab import WAIT_S, Device, until
 from zts import line, link, wire
-from zts.errors import StreamReset
 from zts_gateway.stage import MANIFEST, manifest, stage, stage_slots
 from zts_gateway.virtual_board import VirtualBoard
 
@@ -150,42 +149,3 @@ async def at_prompt(session: link.Link, raw: bool = True) -> AsyncIterator[Perso
     async with asyncio.timeout(WAIT_S):
         while await person.hear():
             pass
-
-
-@contextlib.asynccontextmanager
-async def port(session: link.Link) -> AsyncIterator[str]:
-    """A port for pyserial whose other end is the service repl, a stream for each who opens it."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        tasks.add(task)
-        person = Person(session.open("repl"))
-
-        async def down() -> None:
-            while said := await person.hear():
-                writer.write(said)
-                await writer.drain()
-
-        hearing = asyncio.create_task(down())
-        try:
-            while typed := await reader.read(1 << 16):
-                await person.type(typed)
-            person.stream.finish()
-            await hearing
-        except (OSError, StreamReset):
-            pass
-        finally:
-            hearing.cancel()
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    host, number = server.sockets[0].getsockname()
-    try:
-        yield f"socket://{host}:{number}"
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

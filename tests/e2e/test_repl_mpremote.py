@@ -1,10 +1,11 @@
-"""Unmodified mpremote, through client, relay and agent, at the board of the service repl."""
+"""Unmodified mpremote, through `zts connect --rfc2217`, relay and agent, at the board of the service repl."""
 
 import asyncio
 import hashlib
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from agent_lab import WAIT_S, Owner, reading
 from chaos_proxy import ChaosProxy
 from device_process import HTTP
 from relay_process import RelayProcess
-from repl_lab import REPL, BoardAgent, port
+from repl_lab import REPL, BoardAgent
+from whole_network import Running, zts
 from zts import identity
+from zts_gateway.addressbook import Book, Card
 from zts_gateway.virtual_board import VirtualBoard
 
 COPY_BYTES = 65_536
@@ -76,7 +79,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 
 @pytest.mark.parametrize("one_way_ms", [0, 100])
 def test_mpremote(tmp_path: Path, local: dict[str, float], one_way_ms: int) -> None:
-    """Through client, relay and agent, beside the same commands at the board's own port."""
+    """Beside the same commands at the board's own port."""
 
     async def go() -> dict[str, float]:
         with RelayProcess(tmp_path / "relay") as relay:
@@ -86,11 +89,20 @@ def test_mpremote(tmp_path: Path, local: dict[str, float], one_way_ms: int) -> N
             async with BoardAgent(tmp_path / "board", device, {**REPL, **HTTP}) as agent:
                 with ChaosProxy(identity.join_address(*relay.leg), one_way_ms / 1000) as way:
                     host, number = identity.split_address(way.address)
-                    owner.account = owner.account._replace(host=host, port=number)
-                    async with owner.session(device) as session:
-                        async with port(session) as address:
-                            times = await _use_mpremote(address, agent.flash, tmp_path / "far files")
-                        await reading(session)
+                    book = Book(tmp_path / "home")
+                    book.save_identity(replace(owner.me, account=owner.account._replace(host=host, port=number)))
+                    book.save_card(Card("sensor42", device.public, device.pairing))
+                    with Running(tmp_path / "home", tmp_path / "run", "connect", "@sensor42:repl", "--rfc2217") as client:
+                        address = "rfc2217://" + await asyncio.to_thread(client.line)
+                        assert f"mpremote connect {address}" in client.err
+                        times = await _use_mpremote(address, agent.flash, tmp_path / "far files")
+                    script = tmp_path / "far files" / "script.py"
+                    ran = await asyncio.to_thread(zts, tmp_path / "home", "run", "@sensor42", str(script))
+                    assert ran.returncode == 0 and "line 2" in ran.stdout, ran.stderr
+                    copied = await asyncio.to_thread(zts, tmp_path / "home", "cp", str(script), "@sensor42:/copied.py")
+                    assert copied.returncode == 0 and (agent.flash / "copied.py").read_bytes() == script.read_bytes(), copied.stderr
+                async with owner.session(device) as session:
+                    await reading(session)
                 assert agent.state["boots"] == 1
         return times
 
