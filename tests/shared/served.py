@@ -3,7 +3,7 @@
 import asyncio
 from pipes import Pipe
 
-from zts import session, wire
+from zts import line, session, wire
 from zts.errors import StreamReset
 from zts.link import BOARD_READ, Link
 from zts_agent import board
@@ -60,3 +60,16 @@ async def reset_code(work):
     except StreamReset as reset:
         return reset.code
     raise AssertionError("not reset")
+
+
+async def hear_line(stream, size):
+    """(what came, the states said), when `size` bytes of the serial line have come."""
+    decoder = line.Decoder()
+    data, states = b"", []
+    while len(data) < size or not decoder.is_between():
+        for kind, body in decoder.feed(await stream.read()):
+            if kind == wire.LINE_DATA:
+                data += body
+            else:
+                states.append((kind, body[0]))
+    return data, states

@@ -3,7 +3,7 @@
 import asyncio
 from pipes import Pipe, run
 
-from served import Served, read_all, reset_code
+from served import Served, hear_line, read_all, reset_code
 from zts import line, wire
 from zts_agent import board, serial
 
@@ -83,19 +83,6 @@ class Lab:
     async def __aexit__(self, *_):
         await self._served.__aexit__(None, None, None)
         assert not any(port.is_open for port in self.ports)
-
-
-async def hear(stream, size):
-    """(what came, the states said), when `size` bytes of the line have come."""
-    decoder = line.Decoder()
-    data, states = b"", []
-    while len(data) < size or not decoder.is_between():
-        for kind, body in decoder.feed(await stream.read()):
-            if kind == wire.LINE_DATA:
-                data += body
-            else:
-                states.append((kind, body[0]))
-    return data, states
 
 
 async def until(condition):
@@ -184,7 +171,7 @@ def test_what_comes_and_how_the_lines_are():
                 sent = bytes(range(256)) * 40
                 for at in range(0, len(sent), 3000):
                     port.cable.write(sent[at : at + 3000])
-                assert await hear(stream, len(sent)) == (sent, [(wire.LINE_STATE, READY)])
+                assert await hear_line(stream, len(sent)) == (sent, [(wire.LINE_STATE, READY)])
                 # Said when they change, and only then; lost bytes are said each time.
                 port.bits = wire.STATE_CTS
                 await asyncio.sleep(0.05)
@@ -194,7 +181,7 @@ def test_what_comes_and_how_the_lines_are():
                 await asyncio.sleep(0.05)
                 port.cable.write(b"x")
                 lost = (wire.LINE_STATE, wire.STATE_CTS | wire.STATE_LOST)
-                assert await hear(stream, 1) == (b"x", [(wire.LINE_STATE, wire.STATE_CTS), lost, lost])
+                assert await hear_line(stream, 1) == (b"x", [(wire.LINE_STATE, wire.STATE_CTS), lost, lost])
                 stream.finish()
                 assert await read_all(stream) == b""
         finally:

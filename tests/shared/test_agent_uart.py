@@ -9,7 +9,7 @@ import sys
 from pipes import run
 
 from check import raises
-from served import Served, read_all, reset_code
+from served import Served, hear_line, read_all, reset_code
 from zts import line, wire
 from zts.errors import FormatError
 
@@ -144,8 +144,8 @@ if sys.implementation.name == "micropython":
                     await stream.send(line.settings(300, 8, "M", 1) + line.settings(300, 5, "N", 1) + line.settings(300, 8, "N", 1))
                     await stream.send(line.encode(wire.LINE_BREAK, b"\0\1") + line.encode(wire.LINE_RESET, b"\1"))
                     port.received = b"heard" * 100
-                    heard = await hear(stream, 500)
-                    assert heard == (b"heard" * 100, [wire.STATE_CTS | wire.STATE_DSR | wire.STATE_CD])
+                    heard = await hear_line(stream, 500)
+                    assert heard == (b"heard" * 100, [(wire.LINE_STATE, wire.STATE_CTS | wire.STATE_DSR | wire.STATE_CD)])
                     port.received = b"stale"
                     stream.finish()
                     await read_all(stream)
@@ -166,9 +166,9 @@ if sys.implementation.name == "micropython":
                 states = []
                 for size in (1900, 2048, 1900):
                     port.received = bytes(size)
-                    heard = await hear(stream, size)
+                    heard = await hear_line(stream, size)
                     assert heard[0] == bytes(size)
-                    states += heard[1]
+                    states += [bits for _, bits in heard[1]]
                     await asyncio.sleep(0.3)
                 stream.finish()
                 states += line_states(await read_all(stream))
@@ -216,16 +216,3 @@ if sys.implementation.name == "micropython":
 
 def line_states(said):
     return [body[0] for kind, body in line.Decoder().feed(said) if kind == wire.LINE_STATE]
-
-
-async def hear(stream, size):
-    """(bytes of the line, states)."""
-    decoder = line.Decoder()
-    data, states = b"", []
-    while len(data) < size or not decoder.is_between():
-        for kind, body in decoder.feed(await stream.read()):
-            if kind == wire.LINE_DATA:
-                data += body
-            else:
-                states.append(body[0])
-    return data, states
