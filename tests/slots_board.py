@@ -17,7 +17,7 @@ from zts_firmware import slots
 from zts_gateway import stage
 from zts_gateway.virtual_board import VirtualBoard
 
-LOGIN_S = 2
+LOGIN_S = 6
 HOME = {"home": "password"}
 
 # Before main.py. "/cut" asks for power cuts: {"files": [n, ...]} once the nth file of a slot is there, {"record": [n, ...], "bytes": m}

@@ -38,7 +38,7 @@ class VirtualBoard:
 
     @property
     def port(self) -> str:
-        """The device file of its USB port. It stays while the board is off, but nothing answers there."""
+        """The device file of its USB port, which is gone while the board is off."""
         return str(Path(self._place.name, "port"))
 
     def uart(self, number: int) -> str:
@@ -94,6 +94,8 @@ class VirtualBoard:
                 if pipe:
                     pipe.close()
             self._process = None
+        for link in Path(self._place.name).glob("port*"):
+            link.unlink()  # the kernel gives the number of a pty away again, and this would be somebody else's
 
     def close(self) -> None:
         self.cut_power()

@@ -204,5 +204,5 @@ def test_names_of_others_are_not_for_devices_of_ours(book: Book) -> None:
     enrolling.check_own(book, "new")
     for name, hint in (("bob", "another party"), ("far", "the device of somebody else")):
         assert hint in _refused(Exit.USAGE, lambda name=name: enrolling.check_own(book, name))
-        me, board = book.member()[0], {"main": "none", "saved": False, "state": None}
+        me, board = book.member()[0], {"main": "none", "saved": False, "state": None, "foreign_agent": False}
         assert hint in _refused(Exit.USAGE, lambda name=name, me=me, board=board: flashing._judge(book, me, name, board))
