@@ -68,6 +68,11 @@ def hold_flash(flash: Path) -> Iterator[int]:
         os.close(lock)
 
 
+def _put_on(leash: int) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
+    fcntl.ioctl(leash, termios.TIOCSCTTY, 0)
+
+
 class _Machine:
     """One run of the interpreter, from a reset to the next."""
 
@@ -98,7 +103,7 @@ class _Machine:
             stderr=console.fileno(),
             start_new_session=True,
             pass_fds=[lock, leash, *(their.fileno() for their in theirs[1:])],
-            preexec_fn=lambda: fcntl.ioctl(leash, termios.TIOCSCTTY, 0),
+            preexec_fn=lambda: _put_on(leash),
             env={"VIRTUAL_BOARD": json.dumps(said), "MICROPYPATH": f".frozen:{MODULES}"},
         )
         os.close(leash)
