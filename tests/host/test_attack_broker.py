@@ -262,7 +262,7 @@ async def adds_noise(cast: Cast) -> None:
             (control.inbox_topic(cast.owner_fp, cast.a.fp), os.urandom(256)),
             (control.inbox_topic(cast.a.fp, cast.owner_fp), os.urandom(512)),
             (f"zts/1/{cast.a.fp}/in/{'A' * 24}", os.urandom(512)),
-            (control.hello_topic(cast.b.fp), os.urandom(21)),
+            (control.hello_topic(cast.b.fp), bytes([wire.VERSION + 1]) + os.urandom(20)),
         ]
         return [*junk, *honest(said), *junk] if not said.retain else honest(said)
 
