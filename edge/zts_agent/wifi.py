@@ -82,6 +82,7 @@ class Wifi:
                     return True
             else:
                 board.log("wifi refused", ssid=one["ssid"], status=self._wlan.status())
+                self._wlan.disconnect()  # else it might come up while we pause, and count as a network nobody makes use of
         return False
 
     async def _join(self, ssid: str, password: str) -> bool:

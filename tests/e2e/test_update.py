@@ -150,7 +150,7 @@ def test_time_without_a_network_is_not_counted(lab: Lab, version: str, addition:
 
     try:
         with lab.net.run(f"no-network-{version}", "update", "@sensor", edge=lab.edge(version, addition)) as running:
-            until(lambda: said("judged: False") > LOGIN_S + 2, "the slot on trial waits for a network")
+            until(lambda: said("judged: False") > 2 * LOGIN_S, "the slot on trial waits for a network")
             assert (said("judged: True"), said('"event": "start"')) == (0, 1)  # it still is on trial
             lab.board.set_networks(HOME)
             assert running.process.wait(90) == code, running.err
