@@ -7,26 +7,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from zts import __version__, identity
-from zts_gateway import (
-    addressbook,
-    cli_backup,
-    cli_book,
-    cli_granting,
-    cli_owner,
-    cli_policy,
-    connecting,
-    daemon,
-    doctor,
-    enrolling,
-    extras,
-    listener,
-    mpremote_runner,
-    status,
-)
-from zts_gateway.addressbook import Book, Card
+from zts_gateway import addressbook, cli_backup, cli_book, cli_connect, cli_granting, cli_owner, cli_policy, enrolling, extras
+from zts_gateway.addressbook import Book
 from zts_gateway.asking import read_secret
 from zts_gateway.running import run as _run
 from zts_gateway.ui import EXIT_CODES, Exit, Failure, Progress, say
@@ -35,6 +20,9 @@ _FLASH = """\
 Puts the agent and its configuration on it, has it cut its own key pair, which never leaves it, and waits until it is online. Only what
 it lacks is copied, and none of your files is lost. Cut short, the same command goes on. A board that has the agent keeps its keys; with
 --wifi then nothing but the network changes."""
+
+_MPREMOTE = """\
+Runs mpremote, whose messages and exit code it passes on."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -125,11 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     walk = add("doctor", _doctor, "walk the way hop by hop, and name the hop that fails", "Without a device: to relay and broker.")
     walk.add_argument("device", nargs="?", metavar="@NAME")
     walk.add_argument("--json", action="store_true", help="for programs")
-    connecting.add_arguments(add("connect", _connect, "connect to a service of a device", connecting.HELP))
-    script = add("run", _run_script, "run a Python script on a MicroPython board", mpremote_runner.HELP)
+    cli_connect.add_arguments(add("connect", _connect, "connect to a service of a device", cli_connect.HELP))
+    script = add("run", _run_script, "run a Python script on a MicroPython board", _MPREMOTE)
     script.add_argument("device", metavar="@NAME")
     script.add_argument("script", type=Path, metavar="FILE")
-    copy = add("cp", _copy, "copy files to or from a MicroPython board", mpremote_runner.HELP)
+    copy = add("cp", _copy, "copy files to or from a MicroPython board", _MPREMOTE)
     copy.add_argument("paths", nargs="+", metavar="PATH", help="files, then where to: a path on this computer, or @NAME:PATH on the board")
     copy.add_argument("-r", dest="recursive", action="store_true", help="folders, with all that is in them")
     for added in (script, copy):
@@ -180,23 +168,16 @@ def _enroll(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
+    from zts_gateway import status
+
     book, name = _book(), enrolling.parse_name(arguments.device)
     card = book.device(name)
-    said = _run(_ask_status(book, card))
+    said = _run(status.meet_and_ask(book, card))
     if arguments.json:
         _print(json.dumps({"name": name, "fp": card.fp, **said}))
     else:
         for line in status.lines(name, said):
             _print(line)
-
-
-async def _ask_status(book: Book, card: Card) -> dict[str, Any]:
-    me, account = book.member()
-    meeting = await listener.meet_and_note(book, me, account, card, 0, lambda _: None)
-    try:
-        return await status.ask(meeting)
-    finally:
-        await meeting.close()
 
 
 def _update(arguments: argparse.Namespace) -> None:
@@ -254,6 +235,8 @@ def _wifi(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
+    from zts_gateway import doctor
+
     name = None if arguments.device is None else enrolling.parse_name(arguments.device)
     hops: list[doctor.Hop] = []
 
@@ -273,14 +256,20 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _connect(arguments: argparse.Namespace) -> None:
-    _run(connecting.connect(_book(), connecting.parse_way(arguments)))
+    from zts_gateway import connecting
+
+    _run(connecting.connect(_book(), cli_connect.parse_way(arguments)))
 
 
 def _run_script(arguments: argparse.Namespace) -> None:
+    from zts_gateway import mpremote_runner
+
     sys.exit(_run(mpremote_runner.run(_book(), arguments.device, arguments.service, arguments.script)))
 
 
 def _copy(arguments: argparse.Namespace) -> None:
+    from zts_gateway import mpremote_runner
+
     sys.exit(_run(mpremote_runner.copy(_book(), arguments.paths, arguments.service, arguments.recursive)))
 
 
@@ -305,6 +294,8 @@ def _version(_: argparse.Namespace) -> None:
 
 
 def _agent(arguments: argparse.Namespace) -> None:
+    from zts_gateway import daemon
+
     settings = daemon.read_config(arguments.config)
     if arguments.code_file and not arguments.join:
         raise Failure(Exit.USAGE, "--code-file goes with --join; see zts agent --help")

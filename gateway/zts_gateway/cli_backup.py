@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zts.errors import FormatError
-from zts_gateway import addressbook, backup
+from zts_gateway import addressbook
 from zts_gateway.addressbook import Book
 from zts_gateway.asking import read_secret
 from zts_gateway.ui import Exit, Failure, say
@@ -26,6 +26,8 @@ def _ask(file: str | None, prompt: str) -> str:
 
 
 def _backup(arguments: argparse.Namespace) -> None:
+    from zts_gateway import backup
+
     book, path = Book(addressbook.home()), arguments.file
     contents = backup.collect(book)
     if path.exists():  # before a passphrase is thought up
@@ -42,6 +44,8 @@ def _backup(arguments: argparse.Namespace) -> None:
 
 
 def _restore(arguments: argparse.Namespace) -> None:
+    from zts_gateway import backup
+
     book, path = Book(addressbook.home()), arguments.file
     data = backup.read(path)
     try:

@@ -10,8 +10,6 @@ from zts_gateway.addressbook import Book
 from zts_gateway.client import Meeting
 from zts_gateway.ui import Exit, Failure, Progress
 
-HELP = """\
-Runs mpremote, whose messages and exit code it passes on."""
 _GRACE_S = 3.0  # for mpremote to stop what runs on the board, after a Ctrl-C that it heard as we did
 
 

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from zts import wire
 from zts.errors import StreamReset
-from zts_gateway import own_service
+from zts_gateway import listener, own_service
+from zts_gateway.addressbook import Book, Card
 from zts_gateway.client import Meeting, open_stream
 from zts_gateway.ui import failure_of
 
@@ -39,6 +40,16 @@ TAKEN_BACK: Final = {
     3: "it had a network for 60 s and did not come to its broker",
     4: "its files were not whole",
 }
+
+
+async def meet_and_ask(book: Book, card: Card) -> dict[str, Any]:
+    """As `ask`, in a session of its own. Raises Failure."""
+    me, account = book.member()
+    meeting = await listener.meet_and_note(book, me, account, card, 0, lambda _: None)
+    try:
+        return await ask(meeting)
+    finally:
+        await meeting.close()
 
 
 async def ask(meeting: Meeting) -> dict[str, Any]:
