@@ -22,26 +22,36 @@ def stream_key(leg: bytes, stream: int, sender_role: int) -> bytes:
 
 
 class _Cipher:
-    """One stream's one direction: a key and the counter of records sealed or opened with it."""
+    """One stream's one direction: a key and the counter of records sealed or opened with it.
+
+    The counter moves behind the last step that may find no memory: one that no record follows would look like a record withheld.
+    """
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._aead = crypto.Aead(key)
+        self._rekeyed = 0  # times
         self.n = 0
 
-    def next_nonce(self) -> bytes:
-        if self.n and self.n % wire.REKEY_RECORDS == 0:
-            self._key = rekey(self._key)
-            self._aead = crypto.Aead(self._key)
-        return nonce(self.n)
+    def _next(self) -> "tuple[crypto.Aead, bytes]":
+        """The AEAD and the nonce of the next record."""
+        if self.n // wire.REKEY_RECORDS > self._rekeyed:
+            key = rekey(self._key)
+            self._aead = crypto.Aead(key)
+            self._key = key
+            self._rekeyed += 1
+        return self._aead, nonce(self.n)
 
     def seal(self, frame: bytes, head: bytes) -> bytes:
-        sealed = self._aead.seal(self.next_nonce(), frame, head)
+        """The whole record."""
+        aead, number = self._next()
+        record = head + aead.seal(number, frame, head)
         self.n += 1
-        return sealed
+        return record
 
     def open_(self, sealed: "bytes | memoryview", head: bytes) -> bytes:
-        frame = self._aead.open_(self.next_nonce(), sealed, head)
+        aead, number = self._next()
+        frame = aead.open_(number, sealed, head)
         self.n += 1
         return frame
 
@@ -69,9 +79,9 @@ class RecordLayer:
     def seal(self, stream: int, frame: bytes) -> bytes:
         """len2 stream4 | AES-256-GCM(k, 0^4 | counter8, ad = these 6 bytes)."""
         head = (len(frame) + wire.TAG_BYTES).to_bytes(2, "big") + stream.to_bytes(4, "big")
-        sealed = self._cipher(self._sealing, stream, self._roles[0]).seal(frame, head)
+        record = self._cipher(self._sealing, stream, self._roles[0]).seal(frame, head)
         self.sent += 1
-        return head + sealed
+        return record
 
     def receive_data(self, data: bytes) -> None:
         rest = self._buffer[self._at :]

@@ -104,8 +104,12 @@ class Session:
             # Whoever asked for this may be a program of ours; it is the leg's own work that must fail.
             self._flooded = True
             return
-        sealed = self._records.seal(stream, plain)
-        self._out.append(sealed)
+        self._out.append(b"")  # its place first: what is sealed must go out, and there may be no memory
+        try:
+            sealed = self._out[-1] = self._records.seal(stream, plain)
+        except MemoryError:
+            self._out.pop()
+            raise
         self._out_size += len(sealed)
 
     def _check_flood(self) -> None:
@@ -301,8 +305,8 @@ class Session:
             size = min(len(data) - sent, state.credit(), room)
             if size == 0:
                 break
-            state.send(size)
             self._seal(stream, _DATA + data[sent : sent + size])
+            state.send(size)
             sent += size
         return sent
 
@@ -321,8 +325,8 @@ class Session:
         """RST, unless the stream is over in both directions anyway."""
         state = self._streams.get(stream)
         if state is not None and self._state != _OVER and state.may_reset():
-            state.send_rst()
             self._seal(stream, frame.rst(code))
+            state.send_rst()
 
     def close(self, reason: int) -> None:
         """GOAWAY: ends the session. What `data_to_send` then gives is its last."""

@@ -55,7 +55,8 @@ class _Text:
 
     def replace(self, node: ast.stmt | ast.expr, text: str) -> None:
         start, end = self._span(node, node)
-        assert ast.unparse(ast.parse(self._data[start:end])) == ast.unparse(node), "ast is wrong about a place, as in some f-strings"
+        there, meant = self._data[start:end].decode(), ast.unparse(node)
+        assert there == meant or ast.unparse(ast.parse(there)) == meant, "ast is wrong about a place, as in some f-strings"
         self._edits.append((start, end, text.encode()))
 
     def replace_by(self, node: ast.stmt, body: list[ast.stmt]) -> None:
@@ -82,9 +83,9 @@ def _drop_checking(source: str) -> str:
     return text.result()
 
 
-def _own_numbers(tree: ast.Module) -> dict[str, int]:
-    stored = Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
-    stored.update(name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names)
+def _own_numbers(tree: ast.Module, nodes: list[ast.AST]) -> dict[str, int]:
+    stored = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    stored.update(name for node in nodes if isinstance(node, ast.Global) for name in node.names)
     found = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant):
@@ -96,16 +97,18 @@ def _own_numbers(tree: ast.Module) -> dict[str, int]:
 
 def _fold(source: str, constants: Constants) -> str:
     text = _Text(source)
-    numbers = _own_numbers(text.tree)
+    nodes = list(ast.walk(text.tree))
+    numbers = _own_numbers(text.tree, nodes)
     named = folded = 0
-    for node in ast.walk(text.tree):
-        if isinstance(node, ast.Name) and node.id == MODULE:
-            named += 1
-        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == MODULE and node.attr in constants:
+    for node in nodes:
+        if isinstance(node, ast.Name):
+            if node.id == MODULE:
+                named += 1
+            elif node.id in numbers and isinstance(node.ctx, ast.Load):
+                text.replace(node, repr(numbers[node.id]))
+        elif isinstance(node, ast.Attribute) and node.attr in constants and ast.unparse(node.value) == MODULE:
             folded += 1
             text.replace(node, repr(constants[node.attr]))
-        elif isinstance(node, ast.Name) and node.id in numbers and isinstance(node.ctx, ast.Load):
-            text.replace(node, repr(numbers[node.id]))
     for statement in text.tree.body:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) in numbers:
             text.replace(statement, "pass")

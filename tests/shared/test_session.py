@@ -2,7 +2,7 @@
 
 from check import raises
 from pair import BOARD, Pair
-from zts import session, wire
+from zts import crypto, noise, record, session, wire
 from zts.errors import CryptoError, LocalError, RemoteError
 
 
@@ -24,6 +24,46 @@ def test_any_chunking_gives_the_same_events():
         got = (pair.device.data, len(pair.device.all(session.Opened)), len(pair.device.all(session.Finished)))
         expected = expected or got
         assert got == expected
+
+
+class NoMemory:
+    """In place of an AEAD on a stream's way out, once: the sealed bytes, or else the whole record, find no memory."""
+
+    def __init__(self, cipher, aead, sealed):
+        self._cipher = cipher
+        self._aead = aead
+        self._sealed = sealed
+
+    def seal(self, nonce, plaintext, ad):
+        self._cipher._aead = self._aead
+        if self._sealed:
+            raise MemoryError
+        return self
+
+    def __radd__(self, head):
+        raise MemoryError
+
+
+def test_a_record_that_finds_no_memory_leaves_no_gap():
+    for sealed in (True, False):
+        for pair, plain in ((Pair(), b"data"), (Pair(), None)):
+            stream = pair.client.session.open("http")
+            pair.client.session.send(stream, b"some ")
+            pair.settle()
+            cipher = pair.client.session._records._sealing[stream]
+            cipher._aead = NoMemory(cipher, cipher._aead, sealed)
+            if plain:
+                raises(MemoryError, pair.client.session.send, stream, plain)
+                assert pair.client.session.send(stream, plain) == len(plain)
+                pair.client.session.finish(stream)
+                pair.settle()
+                assert pair.device.data[stream] == b"some " + plain and pair.device.all(session.Finished)
+            else:
+                raises(MemoryError, pair.client.session.reset, stream, wire.BUSY)
+                pair.client.session.reset(stream, wire.BUSY)
+                pair.settle()
+                assert pair.device.all(session.Reset) == [session.Reset(stream, wire.BUSY)]
+            assert not pair.client.session._out_size
 
 
 def test_services_are_announced():
@@ -306,6 +346,48 @@ def _flood(pair):
         pair.client.session._seal(0, bytes([wire.FRAME_PING]) + pair.client.session._records.sent.to_bytes(8, "big"))
         pair.device.session.receive_data(b"".join(pair.client.session.data_to_send()))
         pair.device.take(0)
+
+
+def test_a_rekey_that_finds_no_memory_is_made_up_for():
+    """Neither for the new AEAD, nor then for the first record."""
+    before, real = wire.REKEY_RECORDS, crypto.Aead
+    wire.REKEY_RECORDS = 2
+    pair = Pair()
+    stream = pair.client.session.open("http")
+    pair.client.session.send(stream, b"old")
+
+    def no_aead(key):
+        raise MemoryError
+
+    def no_record(key):
+        return NoMemory(pair.client.session._records._sealing[stream], real(key), True)
+
+    try:
+        for made in (no_aead, no_record):
+            crypto.Aead = made
+            raises(MemoryError, pair.client.session.send, stream, b"new")
+            crypto.Aead = real
+        pair.client.session.send(stream, b"new")
+        pair.settle()
+        assert pair.device.data[stream] == b"oldnew"
+    finally:
+        wire.REKEY_RECORDS, crypto.Aead = before, real
+
+
+def test_rekey_comes_before_its_record():
+    """PROTOCOL.md, "Records": the first record under the new key is the one whose counter is a multiple."""
+    before = wire.REKEY_RECORDS
+    wire.REKEY_RECORDS = 3
+    try:
+        layer = record.RecordLayer(bytes(32), wire.ROLE_CLIENT, wire.ROLE_DEVICE, wire.BOARD_MAX_RECORD)
+        key = record.stream_key(bytes(32), 1, wire.ROLE_CLIENT)
+        for n in range(10):
+            if n in (3, 6, 9):
+                key = noise.rekey(key)
+            sealed = layer.seal(1, b"frame")
+            assert crypto.Aead(key).open_(noise.nonce(n), sealed[6:], sealed[:6]) == b"frame"
+    finally:
+        wire.REKEY_RECORDS = before
 
 
 def test_rekey_goes_on_reading():
