@@ -1,4 +1,6 @@
-"""A service for throughput: 256 KiB and the end. Lies on the board as /lib/zts_hw_bulk.py while the tests run."""
+"""Services of the tests: 256 KiB and the end, and how much heap is free in one piece. /lib/zts_hw_bulk.py on the board while they run."""
+
+import gc
 
 BYTES = 262144
 
@@ -8,3 +10,17 @@ async def send(reader, writer):
     for _ in range(BYTES // len(block)):
         writer.write(block)
         await writer.drain()
+
+
+async def room(reader, writer):
+    gc.collect()
+    least, most = 0, gc.mem_free()
+    while most - least > 256:
+        size = (least + most) // 2
+        try:
+            bytearray(size)
+            least = size
+        except MemoryError:
+            most = size
+    writer.write(str(least).encode())
+    await writer.drain()

@@ -31,9 +31,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def _profile(folder: Path, kind: str) -> Path:
-    """The kind's own services and one for throughput."""
+    """The kind's own services and those of bulk.py."""
     services: dict[str, dict[str, Any]] = dict(boards.load(kind).services)
     services["bulk"] = {"kind": "handler", "target": "zts_hw_bulk:send"}
+    services["room"] = {"kind": "handler", "target": "zts_hw_bulk:room"}
     lines = []
     for name, entry in services.items():
         lines += [f"[services.{name}]", *(f"{key} = {value!r}" for key, value in entry.items())]
@@ -80,7 +81,7 @@ _FORGET = """
 import json
 path = "/agent/config.json"
 with open(path) as file: config = json.load(file)
-config["services"].pop("bulk", None)
+for name in ("bulk", "room"): config["services"].pop(name, None)
 with open(path, "w") as file: file.write(json.dumps(config))
 """
 

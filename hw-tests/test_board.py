@@ -30,6 +30,13 @@ def status(bench: Bench) -> dict[str, Any]:
     return said
 
 
+def fetch(bench: Bench, service: str) -> bytes:
+    command = [*_ZTS, "connect", f"@{NAME}:{service}", "--stdio"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT_S, env=environment(bench.net.home))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def reading(address: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"http://{address}/reading.json", timeout=WAIT_S) as answer:
         said: dict[str, Any] = json.load(answer)
@@ -112,8 +119,10 @@ def test_throughput(bench: Bench) -> None:
 
 def test_heap(bench: Bench) -> None:
     said = status(bench)
-    print(f"{bench.kind}: {said['heap_free']} bytes of heap free in a session, {said['heap_used']} used")
+    run = int(fetch(bench, "room"))
+    print(f"{bench.kind}: {said['heap_free']} bytes of heap free in a session, {run} of it in one piece, {said['heap_used']} used")
     assert said["heap_free"] >= bench.budget["heap_free"]
+    assert run >= bench.budget["heap_run"]
 
 
 def test_power_cut_during_flash(bench: Bench) -> None:
@@ -169,9 +178,7 @@ def test_soak(bench: Bench) -> None:
     lowest = before["heap_free"]
     while rounds < 1 or time.monotonic() < end:
         test_connect(bench)
-        command = [*_ZTS, "connect", f"@{NAME}:bulk", "--stdio"]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=WAIT_S, env=environment(bench.net.home))
-        assert done.stdout == b"zts!" * (_BULK_BYTES // 4), done.stderr
+        assert fetch(bench, "bulk") == b"zts!" * (_BULK_BYTES // 4)
         now = status(bench)
         assert now["boots"] == before["boots"], "it has restarted"
         lowest = min(lowest, now["heap_free"])

@@ -3,7 +3,14 @@ says. `/main.py` of a board, which no update changes, calls it so.
 """
 
 import asyncio
+import gc
 import json
+
+# Modules stay, and what loading leaves behind lies between them. Collected only when the heap is full, it cuts the rest into runs too
+# short for TLS (17 KB on an rp2) or, later, even for a record. Measured in 256 KiB on 64 bits: the longest run after loading is 76 KB
+# without this and 120 KB with it, of 122 KB free, in the same time; less than 4096 only takes longer.
+if hasattr(gc, "threshold"):
+    gc.threshold(4096)
 
 from zts import wire
 from zts.errors import FormatError
