@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,10 @@ _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
 _PREFIX = "10.213.7."
 _SAMPLE_S = 0.02
-_LISTEN = "0A"  # the state of a TCP socket in /proc/net/tcp, see proc(5)
+# sock_diag(7), netlink(7) and the kernel's tcp_states.h.
+_SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP = 4, 20, 0x301
+_NLMSG_BYTES, _ERROR, _DONE = 16, 2, 3
+_LISTEN = 10
 # `dialled` gets every first segment of a TCP connection and every datagram that goes out, over loopback too.
 _RULES = """
 table inet zts {
@@ -50,7 +54,7 @@ table inet zts {
 
 
 class Listening(NamedTuple):
-    """A socket that anybody may address: a TCP socket that listens, or any UDP socket. `host` as /proc/net has it."""
+    """A socket that anybody may address: a TCP socket that listens, or any UDP socket."""
 
     protocol: str
     host: str
@@ -68,9 +72,10 @@ def why_not() -> str | None:
             return f"{program} is missing: apt-get install {package}"
     try:
         with Lan("probe"):
+            _listening()
             return None
     except (OSError, AssertionError) as error:
-        return f"this machine gives no network namespaces: {error}"
+        return f"this machine gives no network namespaces, or says not what listens: {error}"
 
 
 def _find(program: str) -> str | None:
@@ -90,6 +95,39 @@ def _call(name: str, *arguments: int) -> None:
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _listening() -> set[Listening]:
+    """Of every process in this thread's namespace.
+
+    From the kernel's own list of what listens, sock_diag(7): /proc/net has all connections, and takes ten milliseconds a look.
+    """
+    found = set()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as asked:
+        for protocol, number, states in (("tcp", socket.IPPROTO_TCP, 1 << _LISTEN), ("udp", socket.IPPROTO_UDP, 0xFFFFFFFF)):
+            for family in (socket.AF_INET, socket.AF_INET6):
+                question = struct.pack("=BBxxI48x", family, number, states)
+                asked.send(struct.pack("=IHHII", _NLMSG_BYTES + len(question), _BY_FAMILY, _REQUEST_DUMP, 0, 0) + question)
+                for body in _answers(asked):
+                    port, source, inode = struct.unpack_from("!4xH2x16s", body) + struct.unpack_from("=I", body, 68)
+                    host = socket.inet_ntop(family, source[: 4 if family == socket.AF_INET else 16])
+                    found.add(Listening(protocol + ("6" if family == socket.AF_INET6 else ""), host, port, inode))
+    return found
+
+
+def _answers(asked: socket.socket) -> Iterator[bytes]:
+    """The bodies of a dump's messages, see netlink(7). Raises OSError."""
+    while True:
+        data = asked.recv(1 << 16)
+        while data:
+            size, kind = struct.unpack_from("=IH", data)
+            if kind == _DONE:
+                return
+            if kind == _ERROR:
+                number = -struct.unpack_from("=i", data, _NLMSG_BYTES)[0]
+                raise OSError(number, f"sock_diag: {os.strerror(number)}")
+            yield data[_NLMSG_BYTES:size]
+            data = data[(size + 3) & ~3 :]
 
 
 class Machine:
@@ -147,16 +185,8 @@ class Machine:
 
     def listening(self) -> set[Listening]:
         """Of every process in the namespace."""
-        found = set()
         with self.inside():
-            for protocol in ("tcp", "tcp6", "udp", "udp6"):
-                for line in Path(f"/proc/thread-self/net/{protocol}").read_text().splitlines()[1:]:
-                    _, local, _, state, *rest = line.split()
-                    if protocol.startswith("tcp") and state != _LISTEN:
-                        continue
-                    host, _, port = local.partition(":")
-                    found.add(Listening(protocol, _readable(host), int(port, 16), int(rest[5])))
-        return found
+            return _listening()
 
 
 class Lan:
@@ -215,10 +245,11 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while True:
-            self.seen |= self._machine.listening()
-            if self._stop.wait(_SAMPLE_S):
-                return
+        with self._machine.inside():
+            while True:
+                self.seen |= _listening()
+                if self._stop.wait(_SAMPLE_S):
+                    return
 
 
 def inodes_of(pid: int) -> set[int]:
@@ -260,10 +291,3 @@ def _return() -> Iterator[None]:
 
 def _objects(listed: str, kind: str) -> list[dict[str, Any]]:
     return [entry[kind] for entry in json.loads(listed)["nftables"] if kind in entry]
-
-
-def _readable(host: str) -> str:
-    """An address as /proc/net has it: 32-bit words in the machine's order."""
-    words = bytes.fromhex(host)
-    data = b"".join(words[at : at + 4][::-1] for at in range(0, len(words), 4))
-    return socket.inet_ntop(socket.AF_INET if len(data) == 4 else socket.AF_INET6, data)
