@@ -3,18 +3,16 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from zts_gateway.stage import stage
+from board import MICROPYTHON, put_edge
 
 START_S = 120.0  # generous: the machine may be busy
 STOP_S = 60.0
-MICROPYTHON = Path(sys.executable).parent / "micropython"
 HTTP = {"http": {"kind": "http", "target": "zts_agent.page:page"}}
 
 _BOOT = "from zts_agent import main\nmain.main({folder!r})\n"
@@ -41,7 +39,7 @@ class DeviceProcess:
         self._heap = heap
         self._process: subprocess.Popen[bytes] | None = None
         (folder / "state").mkdir(parents=True, exist_ok=True)
-        stage(folder / "lib")
+        put_edge(folder / "lib")
         for name, source in (modules or {}).items():
             (folder / "lib" / f"{name}.py").write_text(source)
         config = {"identity": {"state": "state"}, "services": HTTP if services is None else services}

@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from agent_lab import WAIT_S, Device, until
+from board import put_edge
 from zts import line, link, wire
-from zts_gateway.stage import MANIFEST, manifest, stage, stage_slots
+from zts_gateway.stage import MANIFEST, manifest, stage_slots
 from zts_gateway.virtual_board import VirtualBoard
 
 REPL = {"repl": {"kind": "repl"}}
@@ -40,7 +41,7 @@ class BoardAgent:
         self._device = device
         agent = self.flash / "agent"
         (agent / "state").mkdir(parents=True)
-        files = stage(agent / "a")
+        files = put_edge(agent / "a")
         (agent / "a" / MANIFEST).write_text(manifest(agent / "a", files))
         stage_slots(agent / "slots.mpy")
         config = {"identity": {"state": "/agent/state"}, "services": REPL if services is None else services}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from board import put_edge
 from device_process import HTTP
 from whole_network import Network, until
 from zts_firmware import slots
@@ -117,7 +118,7 @@ class SlotsBoard(VirtualBoard):
         self._listener: threading.Thread | None = None
         self.agent = folder / "agent"
         (self.agent / "state").mkdir(parents=True)
-        files = stage.stage(self.agent / "a")
+        files = put_edge(self.agent / "a")
         (self.agent / "a" / stage.MANIFEST).write_text(stage.manifest(self.agent / "a", files))
         stage.stage_slots(self.agent / "slots.mpy")
         found = importlib.util.find_spec("zts_firmware")

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from agent_lab import WAIT_S, Device, Owner, read_all, reset_code
+from board import put_edge
 from relay_process import RelayProcess
 from zts import line, link, wire
-from zts_gateway.stage import stage
 from zts_gateway.virtual_board import VirtualBoard
 
 SERVICES = {
@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Owner, Dev
             return owner, await owner.invite("board")
 
         owner, device = asyncio.run(invite())
-        stage(flash / "lib")
+        put_edge(flash / "lib")
         state = flash / "agent" / "state" / "state.json"
         state.parent.mkdir(parents=True)
         state.write_text(json.dumps({"line": device.line}))

@@ -64,7 +64,7 @@ class Lab:
             shutil.rmtree(agent / slot, ignore_errors=True)
         for number in (0, 1):
             (agent / f"switch.{number}").unlink(missing_ok=True)
-        (agent / "a" / stage.MANIFEST).write_text(stage.manifest(agent / "a", stage.stage(agent / "a")))
+        (agent / "a" / stage.MANIFEST).write_text(stage.manifest(agent / "a", board.put_edge(agent / "a")))
         self.start()
 
     def start(self) -> None:
