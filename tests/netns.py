@@ -72,8 +72,12 @@ def why_not() -> str | None:
             return f"{program} is missing: apt-get install {package}"
     try:
         with Lan("probe"):
-            _listening()
-            return None
+            pass
+        with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.bind(("127.0.0.1", 0))
+            ours = {(kind, *sock.getsockname()) for kind, sock in (("tcp", tcp), ("udp", udp))}
+            assert ours <= {(found.protocol, found.host, found.port) for found in _listening()}, "sock_diag misses what listens"
+        return None
     except (OSError, AssertionError) as error:
         return f"this machine gives no network namespaces, or says not what listens: {error}"
 
@@ -121,11 +125,11 @@ def _answers(asked: socket.socket) -> Iterator[bytes]:
         data = asked.recv(1 << 16)
         while data:
             size, kind = struct.unpack_from("=IH", data)
-            if kind == _DONE:
+            if kind in (_DONE, _ERROR):
+                # A protocol that the kernel cannot list is told in either.
+                if number := -struct.unpack_from("=i", data, _NLMSG_BYTES)[0]:
+                    raise OSError(number, f"sock_diag: {os.strerror(number)}")
                 return
-            if kind == _ERROR:
-                number = -struct.unpack_from("=i", data, _NLMSG_BYTES)[0]
-                raise OSError(number, f"sock_diag: {os.strerror(number)}")
             yield data[_NLMSG_BYTES:size]
             data = data[(size + 3) & ~3 :]
 

@@ -22,32 +22,25 @@ def stream_key(leg: bytes, stream: int, sender_role: int) -> bytes:
 
 
 class _Cipher:
-    """One stream's one direction: a key and the counter of records sealed or opened with it.
-
-    The counter moves behind the last step that may find no memory: one that no record follows would look like a record withheld.
-    """
+    """One stream's one direction: a key and the counter of records sealed or opened with it."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._aead = crypto.Aead(key)
-        self._rekeyed = 0  # times
         self.n = 0
 
     def _next(self) -> "tuple[crypto.Aead, bytes]":
         """The AEAD and the nonce of the next record."""
-        if self.n // wire.REKEY_RECORDS > self._rekeyed:
-            key = rekey(self._key)
-            self._aead = crypto.Aead(key)
-            self._key = key
-            self._rekeyed += 1
+        if self.n and self.n % wire.REKEY_RECORDS == 0:
+            self._key = rekey(self._key)
+            self._aead = crypto.Aead(self._key)
         return self._aead, nonce(self.n)
 
     def seal(self, frame: bytes, head: bytes) -> bytes:
-        """The whole record."""
         aead, number = self._next()
-        record = head + aead.seal(number, frame, head)
+        sealed = aead.seal(number, frame, head)
         self.n += 1
-        return record
+        return sealed
 
     def open_(self, sealed: "bytes | memoryview", head: bytes) -> bytes:
         aead, number = self._next()
@@ -57,7 +50,7 @@ class _Cipher:
 
 
 class RecordLayer:
-    """Seals and opens the records of one leg. After a CryptoError or RemoteError the leg must end."""
+    """Seals and opens the records of one leg. After an exception the leg must end: a counter may have moved for nothing."""
 
     def __init__(self, key: bytes, our_role: int, their_role: int, max_record: int) -> None:
         self._key = key
@@ -79,9 +72,9 @@ class RecordLayer:
     def seal(self, stream: int, frame: bytes) -> bytes:
         """len2 stream4 | AES-256-GCM(k, 0^4 | counter8, ad = these 6 bytes)."""
         head = (len(frame) + wire.TAG_BYTES).to_bytes(2, "big") + stream.to_bytes(4, "big")
-        record = self._cipher(self._sealing, stream, self._roles[0]).seal(frame, head)
+        sealed = self._cipher(self._sealing, stream, self._roles[0]).seal(frame, head)
         self.sent += 1
-        return record
+        return head + sealed
 
     def receive_data(self, data: bytes) -> None:
         rest = self._buffer[self._at :]

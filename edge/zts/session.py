@@ -1,7 +1,7 @@
 """One session: a leg, its handshake of headers and RESUME, and many streams on it. Sans-IO.
 
 Bytes and `now` (integer ms, never falling) in; events and bytes out. A RemoteError or CryptoError out of any method means:
-end the leg. PROTOCOL.md, "Sessions".
+end the leg; after a MemoryError it has ended. PROTOCOL.md, "Sessions".
 """
 
 from collections import namedtuple
@@ -104,11 +104,11 @@ class Session:
             # Whoever asked for this may be a program of ours; it is the leg's own work that must fail.
             self._flooded = True
             return
-        self._out.append(b"")  # its place first: what is sealed must go out, and there may be no memory
         try:
-            sealed = self._out[-1] = self._records.seal(stream, plain)
+            sealed = self._records.seal(stream, plain)
+            self._out.append(sealed)
         except MemoryError:
-            self._out.pop()
+            self.lose_leg()  # what is half done, here and in the caller, would look to the other side like tampering
             raise
         self._out_size += len(sealed)
 
@@ -305,8 +305,8 @@ class Session:
             size = min(len(data) - sent, state.credit(), room)
             if size == 0:
                 break
-            self._seal(stream, _DATA + data[sent : sent + size])
             state.send(size)
+            self._seal(stream, _DATA + data[sent : sent + size])
             sent += size
         return sent
 
@@ -325,8 +325,8 @@ class Session:
         """RST, unless the stream is over in both directions anyway."""
         state = self._streams.get(stream)
         if state is not None and self._state != _OVER and state.may_reset():
-            self._seal(stream, frame.rst(code))
             state.send_rst()
+            self._seal(stream, frame.rst(code))
 
     def close(self, reason: int) -> None:
         """GOAWAY: ends the session. What `data_to_send` then gives is its last."""

@@ -100,11 +100,7 @@ class _Line:
             self._stream.reset(wire.IDLE)
         finally:
             for task in tasks:
-                task.cancel()
-                try:
-                    await task
-                except asyncio.CancelledError:
-                    pass
+                await services.stop_task(task)
         return False
 
     async def _guard(self, work: "Callable[[], Awaitable[None]]") -> bool:

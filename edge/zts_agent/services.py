@@ -65,6 +65,15 @@ class Services:
         return self._serve.get(name)
 
 
+async def stop_task(task: "asyncio.Task[Any]") -> None:
+    """Cancels it, and waits until it has ended, with whatever: who calls this has more to tidy up."""
+    task.cancel()
+    try:
+        await task
+    except (asyncio.CancelledError, Exception):
+        pass
+
+
 def one_at_a_time(serve: "Serve") -> "Serve":
     """Serves one stream; whoever comes meanwhile is told BUSY, but for the first who finds one that is about to end."""
     served: list[LinkStream] = []
@@ -188,11 +197,7 @@ class Splice:
         try:
             whole = await self._guard(lambda: self._to_target(down)) and await down
         finally:
-            down.cancel()
-            try:
-                await down
-            except asyncio.CancelledError:
-                pass
+            await stop_task(down)
             if whole:
                 await close_quietly(self._writer)
             else:

@@ -10,6 +10,7 @@ from zts.leg import LegHello
 from zts.session import Offer, Session
 
 from . import board
+from .services import stop_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,11 +144,7 @@ class Sessions:
         while self._running and board.clock() < end:
             await asyncio.sleep(0.01)
         for running in list(self._running):
-            running.task.cancel()
-            try:
-                await running.task
-            except asyncio.CancelledError:
-                pass
+            await stop_task(running.task)
 
 
 class _Open:
@@ -191,11 +188,11 @@ class _Answered:
             outcome = "fault: " + repr(error)
         finally:
             if watching is not None:
-                await _end(watching)
+                await stop_task(watching)
             while self.streams:
                 task = self.streams.pop().task
                 if task is not None:
-                    await _end(task)
+                    await stop_task(task)
             self._sessions.ended(self)
             board.log("session over", outcome=outcome, sessions=len(self._sessions))
 
@@ -215,6 +212,15 @@ class _Answered:
 
     async def _watch(self) -> None:
         """The owner is not watched: it is not bound by its own rules."""
+        try:
+            await self._judge_on()
+        except Exception as error:  # such as no memory: what is open would be judged no more
+            if self._link is not None:
+                self._link.end(error)
+            else:
+                self.task.cancel()
+
+    async def _judge_on(self) -> None:
         while True:
             await asyncio.sleep(WATCH_S)
             code, _ = self._sessions.judge(self.holder, None)
@@ -287,11 +293,3 @@ class _Answered:
                 self.streams.remove(opened)
             took = board.clock() - opened.since
             self._sessions.audit.note(self.holder.party, stream.service, stream.code, stream.bytes_in, stream.bytes_out, took)
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    try:
-        await task
-    except asyncio.CancelledError:
-        pass

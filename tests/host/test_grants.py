@@ -231,6 +231,39 @@ def test_taken_back_in_mid_transfer(relay: RelayProcess, tmp_path: Path) -> None
     asyncio.run(go())
 
 
+def test_what_cannot_be_judged_any_more_ends(relay: RelayProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a board that runs out of memory: while it judges, or while it says what it has judged."""
+
+    def no_memory(*_: Any) -> Any:
+        raise MemoryError
+
+    async def go() -> None:
+        async with talker() as address, lab(relay, tmp_path, {"talk": {"kind": "tcp", "target": address}}) as it:
+            sessions = it.agent.agent.sessions
+            held = it.grant(services(b"talk"))
+            denied = {None: (wire.OK, sessions.rules.decide(b"", b"", None, None, 0)[1]), "talk": (wire.DENIED, None)}
+            for where in ("judge", "reset"):
+                async with it.session(held) as meeting:
+                    stream = meeting.link.open("talk")
+                    await stream.opened()
+                    (running,) = sessions._running
+                    with monkeypatch.context() as patch:
+                        if where == "judge":
+                            patch.setattr(sessions, "judge", no_memory)
+                        else:
+                            patch.setattr(sessions, "judge", lambda _, service: denied[service])
+                            patch.setattr(running._session._records, "seal", no_memory)
+                        code, took = await reads_until(stream)
+                        assert code == wire.TRUNCATED and took < 3
+                        await until(lambda: not sessions._running)
+                        assert not running.streams
+                    assert (await meeting.wait_over()).code == Exit.LOST
+            async with it.session(held) as meeting:
+                await meeting.link.open("talk").opened()
+
+    asyncio.run(go())
+
+
 def test_limits(relay: RelayProcess, tmp_path: Path) -> None:
     async def go() -> None:
         async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -27,15 +27,12 @@ def test_any_chunking_gives_the_same_events():
 
 
 class NoMemory:
-    """In place of an AEAD on a stream's way out, once: the sealed bytes, or else the whole record, find no memory."""
+    """In place of an AEAD on a stream's way out: what is sealed, or else the whole record, finds no memory."""
 
-    def __init__(self, cipher, aead, sealed):
-        self._cipher = cipher
-        self._aead = aead
+    def __init__(self, sealed):
         self._sealed = sealed
 
     def seal(self, nonce, plaintext, ad):
-        self._cipher._aead = self._aead
         if self._sealed:
             raise MemoryError
         return self
@@ -44,26 +41,33 @@ class NoMemory:
         raise MemoryError
 
 
-def test_a_record_that_finds_no_memory_leaves_no_gap():
+def test_a_record_that_finds_no_memory_ends_the_leg_and_what_came_before_it_is_good():
+    size = wire.BOARD_WINDOW - 5
+    calls = (("send", (b"data",)), ("finish", ()), ("reset", (wire.BUSY,)), ("open", ()), ("accept", ()), ("consume", (size,)))
     for sealed in (True, False):
-        for pair, plain in ((Pair(), b"data"), (Pair(), None)):
+        for what, more in calls:
+            pair = Pair()
             stream = pair.client.session.open("http")
-            pair.client.session.send(stream, b"some ")
             pair.settle()
-            cipher = pair.client.session._records._sealing[stream]
-            cipher._aead = NoMemory(cipher, cipher._aead, sealed)
-            if plain:
-                raises(MemoryError, pair.client.session.send, stream, plain)
-                assert pair.client.session.send(stream, plain) == len(plain)
-                pair.client.session.finish(stream)
-                pair.settle()
-                assert pair.device.data[stream] == b"some " + plain and pair.device.all(session.Finished)
-            else:
-                raises(MemoryError, pair.client.session.reset, stream, wire.BUSY)
-                pair.client.session.reset(stream, wire.BUSY)
-                pair.settle()
-                assert pair.device.all(session.Reset) == [session.Reset(stream, wire.BUSY)]
-            assert not pair.client.session._out_size
+            end, other = (pair.device, pair.client) if what in ("accept", "consume") else (pair.client, pair.device)
+            pair.carry(pair.client, stream, b"some ")
+            pair.carry(pair.device, stream, b"some ")
+            other.session.send(stream, bytes(size))
+            pair.settle()
+            end.session.send(stream, b"more")
+            cipher = record._Cipher(bytes(32))
+            cipher._aead = NoMemory(sealed)
+            for id_ in (stream, stream + 1):  # the next one is what `open` opens
+                end.session._records._sealing[id_] = cipher
+            raises(MemoryError, getattr(end.session, what), *(("http",) if what == "open" else (stream,) + more))
+            assert end.session.is_over()
+            raises(LocalError, end.session.send, stream, b"data")
+            had = bytes(end.data[stream])
+            pair.settle()
+            assert other.data[stream] == b"some more" and not other.session.is_over()
+            other.session.reset(stream, wire.BUSY)
+            pair.settle()
+            assert end.data[stream] == had and not end.all(session.Reset)
 
 
 def test_services_are_announced():
@@ -346,32 +350,6 @@ def _flood(pair):
         pair.client.session._seal(0, bytes([wire.FRAME_PING]) + pair.client.session._records.sent.to_bytes(8, "big"))
         pair.device.session.receive_data(b"".join(pair.client.session.data_to_send()))
         pair.device.take(0)
-
-
-def test_a_rekey_that_finds_no_memory_is_made_up_for():
-    """Neither for the new AEAD, nor then for the first record."""
-    before, real = wire.REKEY_RECORDS, crypto.Aead
-    wire.REKEY_RECORDS = 2
-    pair = Pair()
-    stream = pair.client.session.open("http")
-    pair.client.session.send(stream, b"old")
-
-    def no_aead(key):
-        raise MemoryError
-
-    def no_record(key):
-        return NoMemory(pair.client.session._records._sealing[stream], real(key), True)
-
-    try:
-        for made in (no_aead, no_record):
-            crypto.Aead = made
-            raises(MemoryError, pair.client.session.send, stream, b"new")
-            crypto.Aead = real
-        pair.client.session.send(stream, b"new")
-        pair.settle()
-        assert pair.device.data[stream] == b"oldnew"
-    finally:
-        wire.REKEY_RECORDS, crypto.Aead = before, real
 
 
 def test_rekey_comes_before_its_record():
