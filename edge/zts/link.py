@@ -292,6 +292,8 @@ class Link:
             self.session.lose_leg()
             for stream in self._streams.values():
                 stream._reset(wire.TRUNCATED)
+                stream.on_reset = None
+            self._streams = {}
 
     def take(self, data: bytes) -> bool:
         """Bytes of the leg. False when the other side has ended the session. Raises RemoteError or CryptoError: the leg must end."""

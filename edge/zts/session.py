@@ -120,6 +120,8 @@ class Session:
 
     def receive_data(self, data: bytes) -> None:
         """Takes bytes of the leg; `next_event` then says what they mean."""
+        if self._state == _OVER:
+            return
         if self._records is None:
             self._early += data
         else:
@@ -335,8 +337,14 @@ class Session:
         self._state = _OVER
 
     def lose_leg(self) -> None:
-        """The leg is gone, and the session with it."""
+        """The leg is gone, and the session with it.
+
+        A board's collector may take any word for a pointer: one to a session that is over must not keep all that it had.
+        """
         self._state = _OVER
+        self._records = None
+        self._streams = {}
+        self._events = []
 
     def pending(self) -> int:
         """Bytes received that wait for more."""

@@ -193,6 +193,7 @@ class _Answered:
                 task = self.streams.pop().task
                 if task is not None:
                     await stop_task(task)
+            self._link = None
             self._sessions.ended(self)
             board.log("session over", outcome=outcome, sessions=len(self._sessions))
 

@@ -68,6 +68,7 @@ def test_a_record_that_finds_no_memory_ends_the_leg_and_what_came_before_it_is_g
             other.session.reset(stream, wire.BUSY)
             pair.settle()
             assert end.data[stream] == had and not end.all(session.Reset)
+            assert not end.session._early and not end.session.streams(), "nothing is kept for a leg that has ended"
 
 
 def test_services_are_announced():
