@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import board
 from agent_lab import Owner, get, read_all, reading
 from device_process import DeviceProcess
 from relay_process import RelayProcess
@@ -13,6 +14,7 @@ ALLOWED = 1024  # bytes
 # What TLS takes outside of this heap and a chip must have besides: 16 KiB for records in, 4 KiB out, and the session's state.
 TLS_BYTES = 16384 + 4096 + 4096
 
+_BULK = board.TESTS.parent / "hw-tests" / "bulk.py"
 
 # A hundred handshakes a second, so that the test need not wait; and it says how much is free when no session is left.
 _WATCH = """
@@ -27,6 +29,7 @@ def log(event, **fields):
         import asyncio
         asyncio.create_task(say())
 async def say():
+    from zts_hw_bulk import longest_run
     # What looks like a pointer on the C stack keeps what it points to, for one collection or for a whole session.
     import asyncio
     free = 0
@@ -35,16 +38,6 @@ async def say():
         gc.collect()
         free = max(free, gc.mem_free())
     _log("memory", free=free, used=gc.mem_free() + gc.mem_alloc() - free, run=longest_run())
-def longest_run():
-    least, most = 0, gc.mem_free()
-    while most - least > 256:
-        size = (least + most) // 2
-        try:
-            bytearray(size)
-            least = size
-        except MemoryError:
-            most = size
-    return least
 board.log = log
 """
 
@@ -54,7 +47,7 @@ def test_four_streams_at_once_and_no_leak(tmp_path: Path) -> None:
         assert relay.join
         owner = asyncio.run(Owner.join(relay.join))
         device = asyncio.run(owner.invite("sensor42"))
-        with DeviceProcess(tmp_path / "device", device.line, setup=_WATCH) as process:
+        with DeviceProcess(tmp_path / "device", device.line, setup=_WATCH, modules={"zts_hw_bulk": _BULK.read_text()}) as process:
             device.public = bytes.fromhex(process.state["public"])
             free = {0: int(process.wait_for("memory")["free"])}
 
